@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Callable
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -12,14 +13,18 @@ LossInput = Literal["teacher", "labels", "where"]
 class Loss(nn.Module):
     """A loss between the student's signal and what `inputs` names, one value an item; it never reduces.
 
-    `forward(student, *inputs)` receives the named inputs in the order given: `teacher` is the teacher's signal
-    (never with gradient), `labels` the batch's labels, `where` a boolean mask (or None) for losses that couple items
-    of a batch and so must not see the masked ones. The objective masks, averages and weights what comes back.
+    `forward(student, *inputs)` receives the named inputs in the order given: `teacher` is the teacher's
+    signal (never with gradient), `labels` the batch's labels (or None), `where` a boolean mask (or None) for
+    losses that couple items of a batch and so must not see the masked ones. It gives values of shape (batch,)
+    or (batch, …), one an item; the objective masks, averages and weights what comes back.
+
+    Attributes:
+        name: what recipes and logs call the loss; one of `METHODS`.
+        inputs: what `forward` receives after the student's signal; a wrapper has those of what it wraps.
+        skips_unlabelled: whether an item without a label counts for nothing, rather than as a value of 0.
     """
 
-    inputs: ClassVar[tuple[LossInput, ...]] = ("teacher",)
-    skips_unlabelled: ClassVar[bool] = False
-
-    def forward(self, student: Tensor, *inputs: Tensor | None) -> Tensor:
-        """Values of shape (batch,) or (batch, …): one an item, not reduced."""
-        raise NotImplementedError
+    name: str
+    inputs: tuple[LossInput, ...] = ("teacher",)
+    skips_unlabelled: bool = False
+    forward: Callable[..., Tensor]

@@ -1,0 +1,67 @@
+"""limbeck: knowledge distillation for any PyTorch model.
+
+>>> import limbeck
+>>> result = limbeck.distill(teacher, student, train_data, eval_data)  # doctest: +SKIP
+>>> result.report("report.html")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from limbeck.api import DistillResult, distill
+    from limbeck.checks import LimbeckError
+    from limbeck.distiller import Distiller
+    from limbeck.models import load, save
+    from limbeck.objective import Term
+    from limbeck.results import Results, Row
+    from limbeck.teachers import Ema, Ensemble, Live, Onnx
+    from limbeck.trainer import DistillTrainer
+    from limbeck.training import TrainConfig
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "DistillResult": "api",
+    "DistillTrainer": "trainer",
+    "Distiller": "distiller",
+    "Ema": "teachers",
+    "Ensemble": "teachers",
+    "LimbeckError": "checks",
+    "Live": "teachers",
+    "Onnx": "teachers",
+    "Results": "results",
+    "Row": "results",
+    "Term": "objective",
+    "TrainConfig": "training",
+    "distill": "api",
+    "load": "models",
+    "save": "models",
+}
+
+__all__ = [
+    "DistillResult",
+    "DistillTrainer",
+    "Distiller",
+    "Ema",
+    "Ensemble",
+    "LimbeckError",
+    "Live",
+    "Onnx",
+    "Results",
+    "Row",
+    "Term",
+    "TrainConfig",
+    "distill",
+    "load",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used, so that `import limbeck` and `limbeck --help` are quick."""
+    if name in _HOMES:
+        return getattr(import_module(f"limbeck.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'limbeck' has no attribute {name!r}")

@@ -1,0 +1,182 @@
+"""The honest protocol: what is compared, on what, and what may be claimed from it."""
+
+from __future__ import annotations
+
+import platform
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from limbeck.bench import latency, processor
+from limbeck.files import write_json
+from limbeck.losses import Supervised
+from limbeck.metrics import paired, size_of
+from limbeck.models import forward_of
+from limbeck.objective import Term
+from limbeck.results import Claim, Row
+from limbeck.sources import ImageSet, collate_samples
+from limbeck.tasks import ImageClassification
+from limbeck.teachers import Live, Teacher
+from limbeck.training import Trained
+
+CLAIMED = ("accuracy", "macro_f1", "nll")
+"""The metrics on which distilled and alone are compared over seeds."""
+
+
+def alone_terms(terms: Sequence[Term]) -> list[Term]:
+    """The objective of the student alone: the recipe's own terms on labels, or plain cross-entropy where it has none.
+
+    A single term gets weight 1, so that it is not trained with a tenth of a gradient.
+    """
+    supervised = [term for term in terms if not term.uses_teacher]
+    if not supervised:
+        return [Term(Supervised())]
+    if len(supervised) == 1:
+        only = supervised[0]
+        return [Term(only.loss, student=only.student, name=only.name)]
+    return supervised
+
+
+def setting_name(model: str, setting: str) -> str:
+    """The name of a row: `distilled`, or `distilled@all-labels` in a second setting."""
+    return f"{model}@{setting}" if setting else model
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A trained model to be measured on the test split. `family` names its architecture: latency and size are
+    measured once a family."""
+
+    name: str
+    seed: int
+    checkpoint: str
+    module: nn.Module
+    family: str = "student"
+    cost: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def candidates_of(name: str, seed: int, trained: Trained, selected: nn.Module | None) -> list[Candidate]:
+    """The candidates that one training gives: its last weights, and those that validation selected."""
+    cost = {"train_seconds": trained.seconds, "peak_memory_bytes": trained.peak_memory}
+    found = [Candidate(name, seed, "last", trained.module, cost=cost, history=trained.history)]
+    if selected is not None:
+        found.append(Candidate(name, seed, "selected", selected, cost=cost, history=trained.history))
+    return found
+
+
+def measure(
+    task: ImageClassification,
+    candidates: Sequence[Candidate],
+    teacher: Teacher,
+    test: Dataset[Any],
+    classes: Sequence[str],
+    folder: Path,
+    *,
+    teacher_cost: dict[str, float] | None = None,
+    teacher_history: list[dict[str, float]] | None = None,
+    collate: Callable[[Any], Any] = collate_samples,
+    workers: int = 0,
+) -> list[Row]:
+    """Reads the test split, once, with every model: a row each, and curves and confusion under `folder/details`.
+
+    The teacher's row comes first; the others are measured against the labels and against the teacher.
+    """
+    taught, labels = task.predict(teacher, test, label="test: teacher", collate=collate, workers=workers)
+    example = collate([test[0]])
+    families: dict[str, nn.Module] = {candidate.family: candidate.module for candidate in candidates}
+    teachers = list(teacher.modules())
+    if isinstance(teacher, Live):
+        families["teacher"] = _Adapted(teacher)
+    latencies = latency({name: _on_cpu(module) for name, module in families.items()}, example["inputs"])
+    sizes = {name: size_of(module, example["inputs"]) for name, module in families.items()}
+    if "teacher" not in sizes and teachers:
+        sizes["teacher"] = {
+            "parameters": float(sum(p.numel() for module in teachers for p in module.parameters())),
+            "bytes": float(sum(t.numel() * t.element_size() for m in teachers for t in m.state_dict().values())),
+        }
+
+    def row(
+        name: str, seed: int, checkpoint: str, family: str, logits: Tensor,
+        cost: dict[str, float], history: list[dict[str, float]], against_teacher: bool,
+    ) -> Row:  # fmt: skip
+        details = Path("details") / f"{name}-{seed}-{checkpoint}.json"
+        write_json(folder / details, {**task.details(logits, labels, classes), "history": history})
+        metrics = task.metrics(logits, labels)
+        if against_teacher:
+            metrics |= task.fidelity(logits, taught, labels)
+        size, speed = sizes.get(family, {}), latencies.get(family, {})
+        return Row(name, seed, checkpoint, metrics, size, speed, cost, str(details))
+
+    rows = [row("teacher", 0, "last", "teacher", taught, teacher_cost or {}, teacher_history or [], False)]
+    pictured = False
+    for each in candidates:
+        label = f"test: {each.name}, seed {each.seed}"
+        logits, _ = task.predict(each.module, test, label=label, collate=collate, workers=workers)
+        rows.append(
+            row(each.name, each.seed, each.checkpoint, each.family, logits, each.cost, each.history, True)
+        )
+        if not pictured and each.name == "distilled" and isinstance(test, ImageSet):
+            write_json(folder / "details" / "examples.json", task.examples(test, logits, taught, labels))
+            pictured = True
+    return rows
+
+
+def claims(rows: Sequence[Row], metrics: Sequence[str] = CLAIMED) -> list[Claim]:
+    """Distilled against alone, for each setting, over the seeds that both have, at their last checkpoints."""
+    by_name: dict[str, dict[int, Row]] = defaultdict(dict)
+    for row in rows:
+        if row.checkpoint == "last":
+            by_name[row.name][row.seed] = row
+    found = []
+    for name, distilled in by_name.items():
+        model, _, setting = name.partition("@")
+        alone_name = setting_name("alone", setting)
+        alone = by_name.get(alone_name, {})
+        seeds = sorted(distilled.keys() & alone.keys())
+        if model != "distilled" or not seeds:
+            continue
+        for metric in metrics:
+            if all(metric in each[seed].metrics for each in (distilled, alone) for seed in seeds):
+                values_a = [distilled[seed].metrics[metric] for seed in seeds]
+                values_b = [alone[seed].metrics[metric] for seed in seeds]
+                found.append(paired(metric, name, alone_name, values_a, values_b))
+    return found
+
+
+def versions() -> dict[str, str]:
+    """What a result depends on: Python, the libraries, the processor and the threads used."""
+    found = {"python": platform.python_version(), "processor": processor()}
+    for package in ("limbeck", "torch", "torchvision", "transformers", "accelerate", "timm", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    found["threads"] = str(torch.get_num_threads())
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+class _Adapted(nn.Module):
+    """A live teacher as one module from the student's inputs to logits, so that what it costs can be measured."""
+
+    def __init__(self, teacher: Live) -> None:
+        super().__init__()
+        self.model = teacher.model
+        self._prepare = teacher.prepare
+        self._run = forward_of(teacher.model)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self._run(self._prepare({"inputs": inputs}))["logits"]
+
+
+def _on_cpu(module: nn.Module) -> nn.Module:
+    return module.to("cpu").eval()

@@ -1,0 +1,45 @@
+"""Losses between features inside the models."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from limbeck.checks import LimbeckError, same_shape
+from limbeck.losses.base import Loss
+from limbeck.losses.numeric import precise
+
+
+def feature_mse(student: Tensor, teacher: Tensor) -> Tensor:
+    """The mean of (s − t)² over everything but the batch.
+
+    The paper halves and sums it over the feature; the mean keeps one weight usable across feature sizes.
+
+    Args:
+        student: (batch, …), of any shape; a projector makes it the teacher's.
+        teacher: the same shape; never receives a gradient.
+
+    Returns:
+        (batch,), in float32 (float64 where the student is).
+
+    Raises:
+        LimbeckError: the shapes differ, or there is no batch dimension.
+
+    Romero et al. 2015, "FitNets: Hints for Thin Deep Nets", arXiv:1412.6550.
+    """
+    same_shape(student, teacher, "feature_mse")
+    if student.dim() == 0:
+        raise LimbeckError(
+            "feature_mse: expected features of shape (batch, …), got one number; keep the batch dimension"
+        )
+    squares = (precise(student) - precise(teacher.detach())).square()
+    return squares.flatten(1).mean(1) if squares.dim() > 1 else squares
+
+
+class FeatureMSE(Loss):
+    """`feature_mse`."""
+
+    name = "feature-mse"
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """(batch,) from features of shape (batch, …)."""
+        return feature_mse(student, teacher)

@@ -1,0 +1,101 @@
+"""How a model is called with a batch, chosen once, and how what it gives becomes a Signal."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from limbeck.checks import LimbeckError
+from limbeck.models.huggingface import is_transformers
+from limbeck.types import Batch, Signal
+
+_STACKS = {"hidden_states": "hidden", "attentions": "attention"}
+"""The tuples of a transformers output, and what their members are called: `hidden.0`, `attention.0`, …"""
+
+
+def forward_of(model: nn.Module) -> Callable[[Batch], Signal]:
+    """How `model` gives the signal of a batch.
+
+    A plain module is called with `batch["inputs"]`. A transformers model is called with the entries that its
+    forward names, except `labels`; `inputs` stands for its main input. A tensor is the logits, of a tuple the
+    first member is, and of a dict every tensor is a signal; hidden states are `hidden.0`, `hidden.1`, …
+
+    Raises:
+        LimbeckError: from the call, where the model gives no tensor of logits or the batch lacks its main
+            input.
+    """
+    inner: Any = unwrapped(model)
+    if not is_transformers(inner):
+
+        def plain(batch: Batch) -> Signal:
+            output = model(batch["inputs"])
+            return Signal({"logits": output}) if type(output) is Tensor else signal_of(output, inner)
+
+        return plain
+
+    main = inner.main_input_name
+    accepted = frozenset(inspect.signature(inner.forward).parameters) - {"labels"}
+
+    def named(batch: Batch) -> Signal:
+        arguments = {name: value for name, value in batch.items() if name in accepted}
+        if main not in arguments:
+            if "inputs" not in batch:
+                raise LimbeckError(
+                    f"{type(inner).__name__} needs {main!r} (or 'inputs'), the batch has {', '.join(batch)}; "
+                    "give the batch that entry"
+                )
+            arguments[main] = batch["inputs"]
+        return signal_of(model(**arguments), inner)
+
+    return named
+
+
+def signal_of(output: object, model: nn.Module) -> Signal:
+    """The signal in what `model` gave.
+
+    Raises:
+        LimbeckError: where there is no tensor of logits in it.
+    """
+    if isinstance(output, Tensor):
+        return Signal({"logits": output})
+    if isinstance(output, Mapping):
+        tensors = {name: value for name, value in output.items() if isinstance(value, Tensor)}
+        for field, name in _STACKS.items():
+            members = output.get(field)
+            if isinstance(members, (tuple, list)):
+                tensors |= {
+                    f"{name}.{index}": one for index, one in enumerate(members) if isinstance(one, Tensor)
+                }
+        if "logits" in tensors:
+            return Signal(tensors)
+        given = f"a dict of {', '.join(map(str, output)) or 'nothing'}"
+    elif isinstance(output, (tuple, list)):
+        if output and isinstance(output[0], Tensor):
+            return Signal({"logits": output[0]})
+        given = (
+            f"a {type(output).__name__} that begins with {type(output[0]).__name__ if output else 'nothing'}"
+        )
+    else:
+        given = f"a {type(output).__name__}"
+    raise LimbeckError(
+        f"{type(model).__name__} gave {given}; expected logits: a tensor, a tuple that begins with it, "
+        "or a dict with 'logits'"
+    )
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile and data parallel wrappers."""
+    inner: Any = model
+    frames = sys.modules.get("torch._dynamo.eval_frame")
+    while True:
+        if isinstance(inner, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = inner.module
+        elif frames is not None and isinstance(inner, frames.OptimizedModule):
+            inner = inner._orig_mod
+        else:
+            module: nn.Module = inner
+            return module

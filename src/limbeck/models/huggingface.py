@@ -1,0 +1,138 @@
+"""transformers models: by name or folder, and as JSON from which one is built without the hub."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from limbeck.checks import LimbeckError, nearest
+from limbeck.models.spec import ModelSpec, Shape
+
+_OPTIONS = ("pretrained", "ignore_mismatched_sizes", "config", "weights")
+
+
+def is_transformers(model: object) -> bool:
+    """Whether `model` is a transformers PreTrainedModel, without importing transformers to find out."""
+    modeling = sys.modules.get("transformers.modeling_utils")
+    return modeling is not None and isinstance(model, modeling.PreTrainedModel)
+
+
+def build_huggingface(spec: ModelSpec, shape: Shape, *, trust_code: bool) -> nn.Module:
+    """`hf:NAME`, NAME being a hub id, a folder, or (with `pretrained: false`) a model type such as `vit`.
+
+    Options: `pretrained` (default true), `ignore_mismatched_sizes` (default false; true puts a new head on
+    weights with other classes), `config` (values that replace those of the model's configuration).
+
+    Raises:
+        LimbeckError: where the model cannot be had, or has other classes or channels than the data.
+    """
+    import transformers
+
+    # Typed loosely: these classes are only partly annotated.
+    auto: Any = transformers.AutoModelForImageClassification
+    name = spec.name.removeprefix("hf:")
+    for option in spec.options:
+        if option not in _OPTIONS:
+            raise LimbeckError(f"model {spec.name!r} takes no option {option!r}{nearest(option, _OPTIONS)}")
+    pretrained = bool(spec.options.get("pretrained", True))
+    new_head = bool(spec.options.get("ignore_mismatched_sizes", False))
+    given: dict[str, Any] = dict(spec.options.get("config", {}))
+    config = _configuration(spec, name, pretrained, trust_code)
+    values = config.to_dict()
+    if pretrained and not new_head and config.num_labels != shape.num_classes:
+        raise LimbeckError(
+            f"model {spec.name!r} has {config.num_labels} classes, the data {shape.num_classes}; "
+            "give the option `ignore_mismatched_sizes: true` for a new head, or data with its classes"
+        )
+    if pretrained and values.get("num_channels", shape.in_channels) != shape.in_channels:
+        raise LimbeckError(
+            f"model {spec.name!r} takes {values['num_channels']} input channels, "
+            f"the data have {shape.in_channels}; convert the images"
+        )
+    if config.num_labels != shape.num_classes:
+        config.num_labels = shape.num_classes
+    if not pretrained:
+        height, width = shape.image_size
+        fitting = {
+            "num_channels": shape.in_channels,
+            "image_size": height if height == width else [height, width],
+        }
+        given = {key: value for key, value in fitting.items() if key in values} | given
+    for key, value in given.items():
+        if key not in values:
+            raise LimbeckError(f"model {spec.name!r}: its configuration has no {key!r}{nearest(key, values)}")
+        setattr(config, key, value)
+    try:
+        model: nn.Module
+        if pretrained:
+            model = auto.from_pretrained(
+                name, config=config, ignore_mismatched_sizes=new_head, trust_remote_code=trust_code
+            )
+        else:
+            model = auto.from_config(config, trust_remote_code=trust_code)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise LimbeckError(f"model {spec.name!r} could not be built ({_short(error)})") from None
+    return model
+
+
+def _configuration(spec: ModelSpec, name: str, pretrained: bool, trust_code: bool) -> Any:
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    if not pretrained and name in CONFIG_MAPPING and not Path(name).exists():
+        return AutoConfig.for_model(name)
+    try:
+        return AutoConfig.from_pretrained(name, trust_remote_code=trust_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise LimbeckError(
+            f"model {spec.name!r} could not be had ({_short(error)}); "
+            "give a folder that save_pretrained wrote, a hub id, "
+            "or a model type such as hf:vit with the option `pretrained: false`"
+        ) from None
+
+
+def _short(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")
+
+
+def describe(model: Any) -> dict[str, Any]:
+    """A PreTrainedModel's architecture and configuration as JSON values, for `rebuild`."""
+    described = {
+        "architecture": type(model).__name__,
+        "config": json.loads(model.config.to_json_string(use_diff=False)),
+    }
+    if model.can_generate():
+        described["generation"] = json.loads(model.generation_config.to_json_string(use_diff=False))
+    return described
+
+
+def rebuild(described: dict[str, Any], source: object) -> nn.Module:
+    """The untrained model that `describe` described; nothing is downloaded and no code of others runs.
+
+    Raises:
+        LimbeckError: where transformers has no such architecture, or it refuses the configuration.
+    """
+    import transformers
+
+    try:
+        name, values = described["architecture"], dict(described["config"])
+        architecture: Any = getattr(transformers, str(name), None)
+        if not isinstance(architecture, type) or not issubclass(architecture, transformers.PreTrainedModel):
+            raise LimbeckError(
+                f"{source}: transformers {transformers.__version__} has no model class {name!r}; "
+                "build the model yourself and give it as `into`"
+            )
+        if "use_pretrained_backbone" in values:
+            # The weights come from the file beside the card, not from the hub.
+            values["use_pretrained_backbone"] = False
+        configuration: Any = architecture.config_class
+        model: Any = architecture(configuration.from_dict(values))
+        if "generation" in described:
+            model.generation_config = transformers.GenerationConfig.from_dict(described["generation"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise LimbeckError(f"{source}: transformers cannot build the model it describes ({error})") from None
+    assert isinstance(model, nn.Module)
+    return model

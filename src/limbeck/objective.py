@@ -1,0 +1,139 @@
+"""The objective: the weighted sum of terms, and the one place where losses are masked and averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.checks import LimbeckError
+from limbeck.losses import KD, Loss, Supervised
+from limbeck.types import UNLABELLED, Signal
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One weighted loss between the student's signal and the teacher's, or the labels.
+
+    `student` and `teacher` name signals: `logits`, or the path of a module to tap. `projector` maps the student's
+    signal to the teacher's shape and is trained with the student. `name` is what logs call the term; left empty, it
+    is the loss's.
+    """
+
+    loss: Loss
+    weight: float = 1.0
+    student: str = "logits"
+    teacher: str = "logits"
+    projector: nn.Module | None = None
+    name: str = ""
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether the term compares with a teacher."""
+        return "teacher" in self.loss.inputs
+
+
+def default_terms(temperature: float = 4.0) -> list[Term]:
+    """Hinton's recipe with the weights that papers use: 0.1 of the labels, 0.9 of the teacher at temperature 4."""
+    return [Term(Supervised(), weight=0.1), Term(KD(temperature=temperature), weight=0.9)]
+
+
+def labelled(labels: Tensor) -> Tensor:
+    """Which samples have a label: (batch,) boolean. NaN or a negative value is no label; of several labels, one does."""
+    if labels.is_floating_point():
+        known = labels >= 0
+        return known.flatten(1).any(1) if labels.dim() > 1 else known
+    return labels != UNLABELLED
+
+
+class Objective(nn.Module):
+    """The sum of terms. Its modules (losses with learned parts, projectors) are trained and saved by the Distiller."""
+
+    def __init__(self, terms: Sequence[Term]) -> None:
+        super().__init__()
+        if not terms:
+            raise LimbeckError("the objective has no terms; give at least one, such as Term(Supervised())")
+        self.terms = tuple(_named(terms))
+        self.losses = nn.ModuleList(term.loss for term in self.terms)
+        self.projectors = nn.ModuleDict(
+            {term.name.replace(".", "_"): term.projector for term in self.terms if term.projector is not None}
+        )
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether any term compares with a teacher."""
+        return any(term.uses_teacher for term in self.terms)
+
+    def counts(self, labels: Tensor | None, batch_size: int) -> Tensor:
+        """How many items each term averages over in a batch, as float32 of shape (terms,), on the labels' device."""
+        device = labels.device if labels is not None else None
+        everything = torch.tensor(float(batch_size), device=device)
+        known = labelled(labels).sum().float() if labels is not None else everything
+        return torch.stack([known if term.loss.skips_unlabelled else everything for term in self.terms])
+
+    def forward(
+        self, student: Signal, teacher: Signal | None, labels: Tensor | None, denominators: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to minimise, and each term's mean before its weight.
+
+        `denominators` of shape (terms,) replace the batch's own counts where a step is spread over several batches or
+        processes, so that their losses add up to the mean over all.
+        """
+        total: Tensor | None = None
+        means: dict[str, Tensor] = {}
+        for index, term in enumerate(self.terms):
+            mean = self.value(index, student, teacher, labels, None if denominators is None else denominators[index])
+            means[term.name] = mean.detach()
+            weighted = mean if term.weight == 1.0 else mean * term.weight
+            total = weighted if total is None else total + weighted
+        assert total is not None
+        return total, means
+
+    def value(
+        self,
+        index: int,
+        student: Signal,
+        teacher: Signal | None,
+        labels: Tensor | None,
+        denominator: Tensor | None = None,
+    ) -> Tensor:
+        """The mean of one term before its weight, with its graph."""
+        term = self.terms[index]
+        prediction = student[term.student]
+        if term.projector is not None:
+            prediction = term.projector(prediction)
+        where = student.masks.get(term.student)
+        if term.loss.skips_unlabelled and labels is not None:
+            known = labelled(labels)
+            where = known if where is None else where & known
+        given: list[Tensor | None] = []
+        for name in term.loss.inputs:
+            if name == "teacher":
+                given.append(teacher[term.teacher] if teacher is not None else None)
+            else:
+                given.append(labels if name == "labels" else where)
+        return _mean(term.loss(prediction, *given), where, denominator)
+
+
+def _mean(values: Tensor, where: Tensor | None, denominator: Tensor | None) -> Tensor:
+    """The mean of the items that count; 0, with a graph, where none does."""
+    if where is None:
+        return values.mean() if denominator is None else values.sum() / denominator
+    summed = torch.where(where, values, 0.0).sum()
+    return summed / (where.sum() if denominator is None else denominator).clamp(min=1)
+
+
+def _named(terms: Sequence[Term]) -> list[Term]:
+    """Gives every term its own name: the loss's, numbered where several share it."""
+    named: list[Term] = []
+    taken: set[str] = set()
+    for term in terms:
+        base = term.name or term.loss.name
+        name, number = base, 2
+        while name in taken:
+            name, number = f"{base}-{number}", number + 1
+        taken.add(name)
+        named.append(replace(term, name=name))
+    return named

@@ -1,0 +1,9 @@
+"""Shows a run: one HTML page that opens offline, and the same verdict and table for the terminal."""
+
+from __future__ import annotations
+
+from limbeck.report.render import render, write
+from limbeck.report.table import terminal_table
+from limbeck.report.verdict import verdict
+
+__all__ = ["render", "terminal_table", "verdict", "write"]

@@ -1,0 +1,162 @@
+"""Curves: learning, precision against recall, and reliability."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from limbeck.report.details import Curve, Details, Reliability
+from limbeck.report.groups import Group
+from limbeck.report.svg import INK, SMALL, Picture, colour_of, draw, short
+
+DASHES = ("-", "--", ":", "-.")
+LOG_SPAN = 50.0
+POINTS = 150
+WORST = 6
+
+Histories = list[list[dict[str, float | None]]]
+
+
+def learning_curves(found: Sequence[tuple[Group, list[Details]]]) -> list[Picture]:
+    """Evaluation accuracy, the loss, and each term over the steps: the mean of the seeds and their range."""
+    histories = [(group, [d.history for d in details if d.history]) for group, details in found]
+    keys = dict.fromkeys(key for _, seeds in histories for seed in seeds for entry in seed for key in entry)
+    terms = [key for key in keys if key.startswith("term/")]
+    pictures = []
+    for key in ["eval_accuracy", "loss", *terms]:
+        if key in keys:
+            picture = _learning_curve(key, histories)
+            if picture is not None:
+                pictures.append(picture)
+    return pictures
+
+
+def _learning_curve(key: str, histories: list[tuple[Group, Histories]]) -> Picture | None:
+    lines = [(group, *_over_seeds(seeds, key)) for group, seeds in histories]
+    lines = [line for line in lines if len(line[1]) > 1]
+    if not lines:
+        return None
+    accuracy = key == "eval_accuracy"
+    scale = 100.0 if accuracy else 1.0
+    name = (
+        "Evaluation accuracy"
+        if accuracy
+        else "Loss"
+        if key == "loss"
+        else f"Term “{key.removeprefix('term/')}”"
+    )
+
+    def paint(axes: Axes) -> None:
+        for group, steps, mean, low, high in lines:
+            colour = colour_of(group.role)
+            axes.plot(
+                steps,
+                scale * mean,
+                _dash(group, [line[0] for line in lines]),
+                color=colour,
+                label=group.label,
+            )
+            axes.fill_between(steps, scale * low, scale * high, color=colour, alpha=0.18, linewidth=0)
+        lowest = min(float(line[3].min()) for line in lines)
+        highest = max(float(line[4].max()) for line in lines)
+        if not accuracy and lowest > 0 and highest / lowest > LOG_SPAN:
+            axes.set_yscale("log")
+        axes.set_xlabel("step")
+        axes.set_ylabel("accuracy, %" if accuracy else "before its weight" if key != "loss" else "loss")
+        axes.margins(x=0.02)
+        axes.legend()
+
+    ends = "; ".join(f"{line[0].label} ends at {scale * line[2][-1]:.3g}" for line in lines)
+    return Picture(name, f"{name} over the training steps: {ends}.", draw(paint))
+
+
+def _over_seeds(seeds: Histories, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Steps, and the mean, lowest and highest value of the seeds at each, thinned for a figure."""
+    values: dict[float, list[float]] = {}
+    for seed in seeds:
+        for entry in seed:
+            step, value = entry.get("step"), entry.get(key)
+            if step is not None and value is not None and np.isfinite(value):
+                values.setdefault(step, []).append(value)
+    steps = np.array(sorted(values))
+    if len(steps) > POINTS:
+        steps = steps[np.linspace(0, len(steps) - 1, POINTS).round().astype(int)]
+    at = [values[step] for step in steps.tolist()]
+    mean, low, high = (np.array([f(v) for v in at]) for f in (np.mean, np.min, np.max))
+    return steps, mean, low, high
+
+
+def _dash(group: Group, groups: Sequence[Group]) -> str:
+    settings = list(dict.fromkeys(g.setting for g in groups))
+    return DASHES[settings.index(group.setting) % len(DASHES)]
+
+
+def precision_recall(found: Sequence[tuple[Group, list[Details]]]) -> list[Picture]:
+    """All decisions in one ranking, then the classes on which the distilled student is worst; first seeds."""
+    curves = [(g, d[0].pr_curves) for g, d in found if d and d[0].pr_curves is not None]
+    models = [(group, both) for group, both in curves if both is not None]
+    if not models:
+        return []
+    pictures = [_recall_picture("All classes", [(g, c.micro) for g, c in models])]
+    judge = next((c for g, c in models if g.role == "distilled"), models[0][1])
+    base = models[0][0].setting
+    for name in sorted(judge.per_class, key=lambda name: _area(judge.per_class[name]))[:WORST]:
+        lines = [(g, c.per_class[name]) for g, c in models if name in c.per_class and g.setting == base]
+        if lines:
+            pictures.append(_recall_picture(name, lines, small=True))
+    return pictures
+
+
+def _area(curve: Curve) -> float:
+    return float(np.sum(np.diff(curve.recall) * np.array(curve.precision)[1:]))
+
+
+def _recall_picture(title: str, lines: list[tuple[Group, Curve]], small: bool = False) -> Picture:
+    def paint(axes: Axes) -> None:
+        for group, curve in lines:
+            dash = _dash(group, [line[0] for line in lines])
+            axes.plot(curve.recall, curve.precision, dash, color=colour_of(group.role), label=group.label)
+        axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+        if not small:
+            axes.legend(loc="lower left")
+
+    areas = "; ".join(f"{g.label} {_area(curve):.3f}" for g, curve in lines)
+    text = f"Precision against recall, {title}. Area under the curve: {areas}."
+    return Picture(short(title, 40), text, draw(paint, SMALL) if small else draw(paint))
+
+
+def reliability(found: Sequence[tuple[Group, list[Details]]]) -> list[Picture]:
+    """Accuracy against confidence; first seeds."""
+    all_bins = [(g, d[0].reliability) for g, d in found if d]
+    models = [(group, bins) for group, bins in all_bins if bins is not None]
+    lines = [(group, *_filled(bins)) for group, bins in models]
+    if not lines:
+        return []
+
+    def paint(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], ":", color=INK, linewidth=1, label="perfect")
+        for group, confidence, accuracy in lines:
+            dash = _dash(group, [line[0] for line in lines])
+            axes.plot(
+                confidence,
+                accuracy,
+                dash,
+                marker="o",
+                markersize=3.5,
+                color=colour_of(group.role),
+                label=group.label,
+            )
+        axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
+        axes.legend(loc="upper left")
+
+    text = "Accuracy against confidence in bins of equal width; below the diagonal a model is too sure."
+    return [Picture("Reliability", text, draw(paint))]
+
+
+def _filled(bins: Reliability) -> tuple[list[float], list[float]]:
+    pairs = [
+        (c, a) for c, a in zip(bins.confidence, bins.accuracy, strict=True) if c is not None and a is not None
+    ]
+    return [c for c, _ in pairs], [a for _, a in pairs]

@@ -1,0 +1,187 @@
+"""The report: one HTML file that opens offline, from the rows of a run and the details beside them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from limbeck.files import write_text
+from limbeck.report.confusion import Pair, class_lines, difference_figure, rates, top_pairs
+from limbeck.report.curves import learning_curves, precision_recall, reliability
+from limbeck.report.details import Book, Details
+from limbeck.report.groups import Group, find, main_groups
+from limbeck.report.svg import Picture, with_unique_ids
+from limbeck.report.table import scaled, table
+from limbeck.report.tradeoffs import tradeoffs
+from limbeck.report.verdict import SIGNIFICANCE, claim_for, p_value, signed_points, teacher_of, verdict
+from limbeck.results import Results
+
+Found = list[tuple[Group, list[Details]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A number that a reader looks for first."""
+
+    heading: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How the student's confusions differ from another model's: a figure, or a table of the top pairs."""
+
+    other: str
+    picture: Picture | None
+    pairs: list[Pair]
+
+
+def write(results: Results, folder: Path, path: Path) -> None:
+    """Writes the report to `path`, whole or not at all; arguments as in `render`."""
+    write_text(path, render(results, folder))
+
+
+def render(results: Results, folder: Path) -> str:
+    """The report as one HTML page without scripts, links or network.
+
+    `folder` is where the run's `results.json` lies: rows name their details relative to it, and
+    `details/examples.json` may hold pictures. What a run did not measure is left out. The same input gives
+    the same page. Raises LimbeckError where a details file is there and broken.
+    """
+    groups = main_groups(results)
+    book = Book(folder)
+    found: Found = [(group, book.of(group)) for group in groups]
+    columns, lines = table(results)
+    curves = precision_recall(found)
+    class_groups, classes = class_lines(found)
+    context = {
+        "title": str(results.recipe.get("name") or "A distilled model"),
+        "seeds": sorted({row.seed for row in results.rows}),
+        "verdicts": verdict(results),
+        "tiles": _tiles(results, groups),
+        "columns": columns,
+        "lines": lines,
+        "tradeoffs": tradeoffs(groups),
+        "measured_on": _measured_on(groups),
+        "learning": learning_curves(found),
+        "curves": curves[:1],
+        "class_curves": curves[1:],
+        "reliability": reliability(found),
+        "changes": _changes(found),
+        "class_groups": class_groups,
+        "classes": classes,
+        "examples": book.examples(),
+        "notes": results.notes,
+        "missing": book.missing,
+        "recipe": _yaml(results),
+        "versions": results.versions,
+    }
+    page = _environment().get_template("template.html.j2")
+    return page.render(context)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    numbers = itertools.count(1)
+
+    def inline(picture: Picture) -> Markup:
+        # Safe as markup: matplotlib made it and escapes the text it was given.
+        return Markup(with_unique_ids(picture.svg, f"f{next(numbers)}"))
+
+    environment.filters["inline"] = inline
+    return environment
+
+
+def _tiles(results: Results, groups: list[Group]) -> list[Tile]:
+    """What the first distilled student scores and costs, against its teacher and against itself alone."""
+    student = next((group for group in groups if group.role == "distilled"), None)
+    if student is None:
+        return []
+    teacher = teacher_of(groups, student)
+    tiles = []
+    accuracy = student.mean("metrics", "accuracy")
+    reference = teacher.mean("metrics", "accuracy") if teacher else None
+    if accuracy is not None:
+        note = "" if reference is None else f"teacher {100 * reference:.1f} %"
+        tiles.append(Tile("Accuracy", f"{100 * accuracy:.1f} %", note))
+    claim = claim_for(results, student)
+    alone = find(groups, "alone", student.setting)
+    base = alone.mean("metrics", "accuracy") if alone else None
+    if claim is not None:
+        seeds = f"{claim.seeds} seeds" if claim.seeds != 1 else "one seed"
+        tested = "nothing claimed" if claim.p is None else p_value(claim.p)
+        if claim.p is not None and claim.p >= SIGNIFICANCE:
+            tested += ", not significant"
+        tiles.append(Tile("Against alone", signed_points(claim.mean_a - claim.mean_b), f"{tested}, {seeds}"))
+    elif accuracy is not None and base is not None:
+        tiles.append(Tile("Against alone", signed_points(accuracy - base), "nothing claimed"))
+    parameters = student.mean("size", "parameters")
+    if parameters is not None:
+        large = teacher.mean("size", "parameters") if teacher else None
+        tiles.append(Tile("Parameters", scaled(parameters), _ratio(large, parameters, "fewer", "more")))
+    latency = student.mean("latency", "p50")
+    if latency is not None:
+        slow = teacher.mean("latency", "p50") if teacher else None
+        tiles.append(Tile("Latency", f"{latency:.3g} ms", _ratio(slow, latency, "faster", "slower")))
+    return tiles
+
+
+def _ratio(teacher: float | None, student: float, less: str, more: str) -> str:
+    if not teacher or not student:
+        return ""
+    if teacher == student:
+        return "as the teacher"
+    if teacher > student:
+        return f"{teacher / student:.1f} × {less} than the teacher"
+    return f"{student / teacher:.1f} × {more} than the teacher"
+
+
+def _measured_on(groups: list[Group]) -> str:
+    """What a latency says of itself in words: runtime, device, precision."""
+    rows = [row for group in groups for row in group.rows]
+    return ", ".join(dict.fromkeys(v for row in rows for v in row.latency.values() if isinstance(v, str)))
+
+
+def _changes(found: Found) -> list[Change]:
+    """The distilled student's confusions against those of the same student alone, and of the teacher."""
+    groups = [group for group, _ in found]
+    student = next((group for group in groups if group.role == "distilled"), None)
+    if student is None:
+        return []
+    others = [find(groups, "alone", student.setting), teacher_of(groups, student)]
+    details = {group.name: of_group for group, of_group in found}
+    of_student, names = rates(details[student.name]), _classes(details[student.name])
+    changes = []
+    for other in others:
+        of_other = rates(details[other.name]) if other else None
+        if other is None or of_student is None or of_other is None or names != _classes(details[other.name]):
+            continue
+        picture = difference_figure(student.label, other.label, names, of_student - of_other)
+        pairs = [] if picture else top_pairs(names, of_student, of_other)
+        if picture or pairs:
+            changes.append(Change(other.label, picture, pairs))
+    return changes
+
+
+def _classes(details: Sequence[Details]) -> list[str]:
+    return details[0].classes if details else []
+
+
+def _yaml(results: Results) -> str:
+    # Through JSON, which a recipe is stored as, so that it reads the same from memory and from disk.
+    plain = json.loads(json.dumps(results.recipe, default=str))
+    return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)).strip()

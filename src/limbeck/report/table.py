@@ -1,0 +1,114 @@
+"""The table of a run: a line for each model and checkpoint, the same numbers in HTML and in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.table import Table
+from rich.text import Text
+
+from limbeck.metrics import mean_std
+from limbeck.report.groups import Group, Kind, all_groups
+from limbeck.results import Results
+
+Format = Callable[[float, float | None], str]
+
+MISSING = "–"
+
+
+def _percent(mean: float, std: float | None) -> str:
+    return f"{100 * mean:.2f}" + ("" if std is None else f" ± {100 * std:.2f}")
+
+
+def _plain(mean: float, std: float | None) -> str:
+    return f"{mean:.3f}" + ("" if std is None else f" ± {std:.3f}")
+
+
+def _time(mean: float, std: float | None) -> str:
+    digits = 3 if mean < 1 else 2 if mean < 100 else 1
+    return f"{mean:,.{digits}f}" + ("" if std is None else f" ± {std:,.{digits}f}")
+
+
+def scaled(value: float, std: float | None = None, unit: str = "") -> str:
+    """A count or a number of bytes with its decimal prefix: `1.24 M`, `4.96 MB`."""
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            digits = 2 if abs(value) < 10 * factor else 1 if abs(value) < 100 * factor else 0
+            spread = f" ± {std / factor:.{digits}f}" if std else ""
+            return f"{value / factor:.{digits}f}{spread} {prefix}{unit}"
+    spread = f" ± {std:.0f}" if std else ""
+    return f"{value:,.0f}{spread}" + (f" {unit}" if unit else "")
+
+
+def _bytes(mean: float, std: float | None) -> str:
+    return scaled(mean, std, "B")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A measure: where a row has it, its heading, its direction (`↑` more is better) and what it means."""
+
+    kind: Kind
+    key: str
+    title: str
+    direction: str
+    meaning: str
+    show: Format
+
+    def cell(self, group: Group) -> str:
+        """Mean ± standard deviation over the seeds, or a dash."""
+        values = group.values(self.kind, self.key)
+        if not values:
+            return MISSING
+        mean, std = mean_std(values)
+        return self.show(mean, std if len(values) > 1 else None)
+
+
+COLUMNS = (
+    Column("metrics", "accuracy", "accuracy, %", "↑", "share of test samples answered rightly", _percent),
+    Column("metrics", "top5", "top-5, %", "↑", "share with the truth among the first five answers", _percent),
+    Column(
+        "metrics", "macro_f1", "macro-F1, %", "↑", "F1 averaged over classes, rare ones as much", _percent
+    ),
+    Column("metrics", "nll", "NLL", "↓", "negative log-likelihood of the truth, nats", _plain),
+    Column("metrics", "ece", "ECE, %", "↓", "expected calibration error, 15 bins", _percent),
+    Column("metrics", "agreement", "agreement, %", "↑", "share answered as the teacher answers", _percent),
+    Column("metrics", "teacher_kl", "KL", "↓", "KL(teacher ‖ student), nats", _plain),
+    Column("size", "parameters", "parameters", "↓", "trained numbers in the model", scaled),
+    Column("size", "bytes", "size", "↓", "bytes of the weights", _bytes),
+    Column("size", "flops", "FLOPs", "↓", "floating-point operations a sample", scaled),
+    Column("latency", "p50", "latency, ms", "↓", "median time of a forward pass", _time),
+    Column("cost", "train_seconds", "training, s", "↓", "time to train", _time),
+    Column("cost", "peak_memory_bytes", "peak memory", "↓", "most memory in use while training", _bytes),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the table: which model, and a cell a column."""
+
+    group: Group
+    cells: tuple[str, ...]
+
+
+def table(results: Results) -> tuple[list[Column], list[Line]]:
+    """The columns that any row has, and a line for each model and checkpoint."""
+    groups = all_groups(results)
+    columns = [c for c in COLUMNS if any(group.values(c.kind, c.key) for group in groups)]
+    return columns, [Line(group, tuple(column.cell(group) for column in columns)) for group in groups]
+
+
+def terminal_table(results: Results) -> Table:
+    """The table on its side, a column a model, so that it fits a terminal: mean ± deviation over the seeds."""
+    columns, lines = table(results)
+    view = Table("measure")
+    for line in lines:
+        style = "bold" if line.group.role == "distilled" else ""
+        # Text, not str: a name with brackets is not markup.
+        heading = Text(f"{line.group.label}\n{line.group.checkpoint}")
+        view.add_column(heading, style=style, justify="right", no_wrap=True)
+    view.add_row("seeds", *(str(len(line.group.rows)) for line in lines))
+    for index, column in enumerate(columns):
+        view.add_row(f"{column.title} {column.direction}", *(line.cells[index] for line in lines))
+    return view

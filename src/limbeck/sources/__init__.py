@@ -1,0 +1,19 @@
+"""Data by name, and views that are a pure function of (seed, view, sample id)."""
+
+from limbeck.sources.collate import collate_samples
+from limbeck.sources.images import ImageSet
+from limbeck.sources.names import Data, load
+from limbeck.sources.places import data_root
+from limbeck.sources.splits import ClassBalance, describe
+from limbeck.sources.wrap import as_training_data
+
+__all__ = [
+    "ClassBalance",
+    "Data",
+    "ImageSet",
+    "as_training_data",
+    "collate_samples",
+    "data_root",
+    "describe",
+    "load",
+]

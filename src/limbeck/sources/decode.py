@@ -1,0 +1,168 @@
+"""Decoding: image files of any kind brought to one size and one number of channels."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from limbeck.checks import LimbeckError
+from limbeck.sources.images import Images, InMemory, normalise
+from limbeck.sources.parts import MEMORY_LIMIT
+from limbeck.types import Preprocessing
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+LARGEST_SIZE = 224
+PROBED = 4096
+
+_GREY = frozenset({"1", "L", "LA", "I;16", "I;16L", "I;16B", "I;16N"})
+
+
+class Encoded(Protocol):
+    """Encoded images by row number."""
+
+    def __len__(self) -> int: ...
+
+    def source(self, row: int) -> Path | bytes:
+        """The file, or the bytes of one."""
+
+    def name(self, row: int) -> str:
+        """What an error calls the image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Image files on disk."""
+
+    paths: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def source(self, row: int) -> Path:
+        """The file."""
+        return self.paths[row]
+
+    def name(self, row: int) -> str:
+        """The file's path."""
+        return str(self.paths[row])
+
+
+@contextmanager
+def opened(encoded: Encoded, row: int) -> Iterator[Image.Image]:
+    """The image, its pixels not yet decoded; what cannot be read is a LimbeckError that names it."""
+    name = encoded.name(row)
+    try:
+        source = encoded.source(row)
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            yield image
+    except FileNotFoundError:
+        raise LimbeckError(f"{name}: no such image file; restore it or take it out of the list") from None
+    except LimbeckError:
+        raise
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise LimbeckError(f"{name}: not a readable image ({error}); restore or remove it") from None
+
+
+def _eight_bit(image: Image.Image, channels: int, name: str) -> Image.Image:
+    if image.mode.startswith("I;16"):  # Pillow's own conversion cuts off at 255 instead of scaling
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise LimbeckError(
+            f"{name}: expected 8 or 16 bits a pixel, got 32 (mode {image.mode}); convert it first"
+        )
+    if image.mode == "P":  # a palette may be transparent, which Pillow converts in two steps only
+        image = image.convert("RGBA")
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def decode(encoded: Encoded, row: int, size: int, channels: int) -> Tensor:
+    """One image as uint8 (channels, size, size).
+
+    It is turned as its EXIF tag says, its shorter side is resized to `size`, and the middle cut out. `channels`
+    is 1 (grey) or 3 (RGB; transparency is dropped). Raises LimbeckError naming an image that is broken.
+    """
+    with opened(encoded, row) as image:
+        image = _eight_bit(ImageOps.exif_transpose(image), channels, encoded.name(row))
+        width, height = image.size
+        if (width, height) != (size, size):
+            scale = size / min(width, height)
+            width, height = max(size, round(width * scale)), max(size, round(height * scale))
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+            left, top = (width - size) // 2, (height - size) // 2
+            image = image.crop((left, top, left + size, top + size))
+        pixels = np.asarray(image)
+    return torch.from_numpy(pixels.reshape(size, size, channels).transpose(2, 0, 1).copy())
+
+
+class Decoded:
+    """Images that are decoded when a batch takes them."""
+
+    def __init__(self, encoded: Encoded, size: int, channels: int) -> None:
+        self.encoded = encoded
+        self.size = size
+        self.channels = channels
+
+    @property
+    def kept(self) -> bool:
+        """False: taking an image decodes it."""
+        return False
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def take(self, rows: Tensor) -> Tensor:
+        """uint8 (batch, channels, size, size) of `rows` (batch,) int64."""
+        return torch.stack([decode(self.encoded, row, self.size, self.channels) for row in rows.tolist()])
+
+    def normalised(self, rows: Tensor, preprocessing: Preprocessing) -> Tensor:
+        """float32 (batch, channels, size, size) of `rows`, normalised."""
+        return normalise(self.take(rows), preprocessing)
+
+
+def progress(items: Iterable[int], total: int, what: str) -> Iterable[int]:
+    """The items under a progress bar, on a terminal only."""
+    return tqdm(items, total=total, desc=what, unit="image", disable=None, leave=False)
+
+
+def _probe(encoded: Encoded) -> tuple[list[int], bool]:
+    """Shorter sides in pixels, and whether all are grey, from the headers of up to PROBED images."""
+    rows = np.unique(np.linspace(0, len(encoded) - 1, min(PROBED, len(encoded)), dtype=np.int64)).tolist()
+    sides, grey = [], True
+    for row in progress(rows, len(rows), "probing"):
+        with opened(encoded, row) as image:
+            sides.append(min(image.size))
+            grey = grey and image.mode in _GREY
+    return sides, grey
+
+
+def decoded(parts: Mapping[str, Encoded], size: int | None) -> dict[str, Images]:
+    """Images of every part at one size: decoded once where all fit in MEMORY_LIMIT, else in every batch.
+
+    `size` None takes the median of the shorter sides, at most 224 pixels. There is one channel if every image
+    is grey, else three.
+    """
+    probes = [_probe(encoded) for encoded in parts.values()]
+    channels = 1 if all(grey for _, grey in probes) else 3
+    if size is None:
+        size = min(LARGEST_SIZE, int(np.median([side for sides, _ in probes for side in sides])))
+    lazy = {name: Decoded(encoded, size, channels) for name, encoded in parts.items()}
+    if sum(map(len, parts.values())) * channels * size * size > MEMORY_LIMIT:
+        return dict(lazy)
+    return {name: _kept(images, name) for name, images in lazy.items()}
+
+
+def _kept(images: Decoded, name: str) -> InMemory:
+    pixels = torch.empty((len(images), images.channels, images.size, images.size), dtype=torch.uint8)
+    for row in progress(range(len(images)), len(images), f"decoding {name}"):
+        pixels[row] = decode(images.encoded, row, images.size, images.channels)
+    return InMemory(pixels)

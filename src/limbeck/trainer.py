@@ -1,0 +1,294 @@
+"""DistillTrainer: transformers.Trainer around a Distiller, with as little on top as possible."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_pt_utils import nested_gather
+
+from limbeck.checks import LimbeckError
+from limbeck.distiller import Distiller
+from limbeck.models import save
+from limbeck.sources import collate_samples
+from limbeck.teachers import fingerprint
+
+log = logging.getLogger(__name__)
+
+TEACHER_STATE = "teacher.safetensors"
+STAGING = ".checkpoint.partial"
+
+
+class DistillTrainer(Trainer):
+    """Trains a Distiller: logs each term, evaluates and saves the student only, restores everything on resume.
+
+    On top of transformers.Trainer:
+
+    * each term is logged as `term/<name>`, its mean over the steps since the last log; the values stay on the device
+      until then, so that no step waits for them;
+    * a term that is NaN or infinite stops the run with its name, one that never changes gives a warning;
+    * one batch of 8 equals four accumulated batches of 2, and two processes of 4, also where labels are missing:
+      terms are divided by the count over all of them;
+    * a checkpoint is written beside its place and renamed, so that a kill while saving costs nothing;
+    * the teacher must be the same at the end as at the start.
+
+    Data sets give dicts with `inputs` and `labels`, or (input, label) pairs, unless you pass a `data_collator`.
+    `remove_unused_columns` and `logging_nan_inf_filter` of the arguments are switched off: the first would drop
+    what the models need, the second would wait for the device at every step and hide what this class reports.
+    """
+
+    model: Distiller
+
+    def __init__(
+        self,
+        distiller: Distiller,
+        args: TrainingArguments | None = None,
+        *,
+        data_collator: Callable[[Any], Any] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        **trainer_options: Any,
+    ) -> None:
+        args = copy.copy(args) if args is not None else TrainingArguments(output_dir="runs/distill")
+        args.remove_unused_columns = False
+        args.logging_nan_inf_filter = False
+        args.label_names = ["labels"]
+        self._staging: Path | None = None
+        super().__init__(
+            distiller,
+            args,
+            data_collator=data_collator or collate_samples,
+            callbacks=[_FollowStudent(), *(callbacks or [])],
+            **trainer_options,
+        )
+        # The loss divides by counts over the whole step, so the Trainer must not divide it again.
+        self.model_accepts_loss_kwargs = True
+        self._term_log = _TermLog(distiller)
+
+    # -- the step ----------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Any:
+        """The Distiller's loss; `num_items_in_batch` holds the terms' denominators."""
+        output = model(inputs, num_items_in_batch)
+        if model.training:
+            self._term_log.add(output.terms)
+        return (output.loss, output) if return_outputs else output.loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | None:
+        """The terms' counts over all batches and processes of this step, divided by the number of processes because
+        gradients are averaged over them. None where the step is one batch, which can count for itself."""
+        world = self.args.world_size
+        if not batch_samples or (world == 1 and len(batch_samples) == 1):
+            return None
+        counts = torch.stack([self._counts(batch) for batch in batch_samples]).sum(0).to(device)
+        if world > 1:
+            counts = self.accelerator.reduce(counts, reduction="sum")
+        return counts / world
+
+    def _counts(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.model.objective.counts(batch.get("labels"), len(next(iter(batch.values()))))
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> Any:
+        """Without clipping the norm is only a log entry, not worth a pass over all gradients at every step."""
+        return grad_norm if self.args.max_grad_norm <= 0 else super()._get_grad_norm(model, grad_norm)
+
+    # -- logs and guards ---------------------------------------------------------------------------------------
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Trains as transformers.Trainer does; raises LimbeckError if the teacher was changed by it."""
+        modules = list(self.model.teacher.modules()) if self.model.teacher is not None else []
+        before = fingerprint(modules)
+        result = super().train(*args, **kwargs)
+        if fingerprint(modules) != before:
+            raise LimbeckError(
+                "the teacher changed during training; something outside limbeck trains it or runs it in train mode "
+                "(an optimizer over its parameters, shared layers with the student, a stray teacher.train())"
+            )
+        return result
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds each term's mean since the last log."""
+        if "loss" in logs:
+            logs.update(self._term_log.drain(self))
+        super().log(logs, start_time)
+
+    # -- evaluation: the student only ----------------------------------------------------------------------------
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Every sample is evaluated, also where training drops the last, smaller batch."""
+        dropped, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)  # type: ignore[no-any-return]
+        finally:
+            self.args.dataloader_drop_last = dropped
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,  # noqa: ARG002  (the Trainer's signature)
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The student's logits and the labels; the teacher does not run."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad():
+            logits = self.model.student_signal(inputs)["logits"].float()
+        labels = inputs.get("labels")
+        loss = logits.new_zeros(())
+        return (loss, None, None) if prediction_loss_only else (None, logits, labels)
+
+    # -- saving and resuming -------------------------------------------------------------------------------------
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the student, as `limbeck.load(folder, into=student)` reads it."""
+        if _internal_call:
+            super().save_model(output_dir, _internal_call=True)
+        elif self.args.should_save:
+            student = self.accelerator.unwrap_model(self.model).student
+            save(student, Path(output_dir or self.args.output_dir), spec=None, classes=(), preprocessing=None)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """The Distiller's state for a checkpoint; tensors that share memory are stored once."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        if state_dict is None:
+            safetensors.torch.save_model(self.model, str(folder / "model.safetensors"))
+        else:
+            safetensors.torch.save_file(state_dict, folder / "model.safetensors")
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._staging) if self._staging is not None else str(super()._get_output_dir(trial))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Writes the checkpoint beside its place and renames it, then drops the ones beyond save_total_limit."""
+        folder = Path(self.args.output_dir)
+        name = f"checkpoint-{self.state.global_step}"
+        self._staging = folder / STAGING
+        if self.args.should_save:
+            shutil.rmtree(self._staging, ignore_errors=True)
+            (self._staging / name).mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            super()._save_checkpoint(model, trial)
+            state = self.model.teacher.state_dict() if self.model.teacher is not None else {}
+            if state and self.args.should_save:
+                tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+                safetensors.torch.save_file(tensors, self._staging / name / TEACHER_STATE)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                shutil.rmtree(folder / name, ignore_errors=True)
+                (self._staging / name).rename(folder / name)
+                for old in checkpoints(folder)[: -(self.args.save_total_limit or len(checkpoints(folder)))]:
+                    shutil.rmtree(old, ignore_errors=True)
+        finally:
+            if self.args.should_save:
+                shutil.rmtree(self._staging, ignore_errors=True)
+            self._staging = None
+        self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        state = Path(resume_from_checkpoint) / TEACHER_STATE
+        if state.exists() and self.model.teacher is not None:
+            self.model.teacher.load_state_dict(safetensors.torch.load_file(state))
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints in a folder, oldest step first; what a kill left half-written is not among them."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint to resume from, or None."""
+    return next(reversed(checkpoints(folder)), None)
+
+
+class _FollowStudent(TrainerCallback):
+    """Lets a teacher that follows its student (Ema) do so after every optimizer step."""
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        distiller: Distiller = kwargs["model"]
+        if distiller.teacher is not None:
+            distiller.teacher.update(distiller.student)
+
+
+class _TermLog:
+    """Collects the terms' values on the device, and brings them to the host when the Trainer logs."""
+
+    CONSTANT_AFTER = 20
+    """Steps without the least change after which a term is called constant."""
+
+    def __init__(self, distiller: Distiller) -> None:
+        self._names = [term.name for term in distiller.objective.terms]
+        self._values: list[Tensor] = []
+        self._first: list[float | None] = [None] * len(self._names)
+        self._steps = 0
+        self._warned: set[str] = set()
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        self._values.extend(terms.values())
+
+    def drain(self, trainer: DistillTrainer) -> dict[str, float]:
+        if not self._values:
+            return {}
+        values = torch.stack([value.float() for value in self._values]).view(-1, len(self._names))
+        self._values = []
+        if trainer.args.world_size > 1:
+            gathered = nested_gather(values.unsqueeze(0), trainer.args.parallel_mode)
+            values = gathered.mean(0)
+        steps = values.cpu()
+        self._steps += len(steps)
+        self._check_finite(steps, trainer.state.global_step)
+        self._check_constant(steps)
+        # With denominators over the whole step, its batches' values add up to the step's mean.
+        pieces = trainer.args.gradient_accumulation_steps if trainer.args.gradient_accumulation_steps > 1 else 1
+        means = steps.mean(0) * pieces
+        return {f"term/{name}": mean for name, mean in zip(self._names, means.tolist(), strict=True)}
+
+    def _check_finite(self, steps: Tensor, step: int) -> None:
+        broken = ~steps.isfinite()
+        if not broken.any():
+            return
+        first = int(broken.any(1).nonzero()[0])
+        names = [name for name, bad in zip(self._names, broken[first].tolist(), strict=True) if bad]
+        value = steps[first][broken[first]][0].item()
+        raise LimbeckError(
+            f"term {' and '.join(map(repr, names))} became {value} at batch {max(step - len(steps), 0) + first + 1}; "
+            "look for NaN in the data, lower the learning rate, or clip gradients (max_grad_norm=1.0)"
+        )
+
+    def _check_constant(self, steps: Tensor) -> None:
+        for index, name in enumerate(self._names):
+            column = steps[:, index]
+            if self._first[index] is None:
+                self._first[index] = float(column[0])
+            if name in self._warned or not bool((column == self._first[index]).all()):
+                self._first[index] = float("nan")  # equal to nothing: this term is known to move
+                continue
+            if self._steps >= self.CONSTANT_AFTER:
+                self._warned.add(name)
+                log.warning(
+                    "term %r was exactly %s in all of the first %d steps: it teaches nothing. Look at what it "
+                    "compares (the same tensor on both sides, a detached one, a weight of 0, no labelled samples).",
+                    name,
+                    json.dumps(self._first[index]),
+                    self._steps,
+                )
