@@ -120,9 +120,7 @@ def measure(
     for each in candidates:
         label = f"test: {each.name}, seed {each.seed}"
         logits, _ = task.predict(each.module, test, label=label, collate=collate, workers=workers)
-        rows.append(
-            row(each.name, each.seed, each.checkpoint, each.family, logits, each.cost, each.history, True)
-        )
+        rows.append(row(each.name, each.seed, each.checkpoint, each.family, logits, each.cost, each.history, True))
         if not pictured and each.name == "distilled" and isinstance(test, ImageSet):
             write_json(folder / "details" / "examples.json", task.examples(test, logits, taught, labels))
             pictured = True

@@ -58,9 +58,10 @@ def _data(recipe: Recipe, data: Data) -> Iterator[Finding]:
     split = training_split(recipe, data, 0)
     balance = describe(split.labels.numpy(), data.classes)
     known = len(split) - balance.unlabelled
+    names = ", ".join(data.classes[:8]) + (" …" if len(data.classes) > 8 else "")
     yield Finding(
         "note", "data", f"train {len(data.train):,}, validation {len(data.validation):,}, test {len(data.test):,}; "
-        f"{len(data.classes)} classes, in this order: {', '.join(data.classes[:8])}{' …' if len(data.classes) > 8 else ''}",
+        f"{len(data.classes)} classes, in this order: {names}",
     )  # fmt: skip
     yield Finding("warning" if balance.imbalanced else "ok", "balance", balance.text)
     if known == 0:
@@ -85,8 +86,7 @@ def _teacher(session: Session, findings: list[Finding]) -> Teacher | None:
     untrained = [
         wanted
         for index, wanted in enumerate(session.recipe.teacher)
-        if wanted.train is not None
-        and not (session.folder / _name(session.recipe, index) / RECORD).exists()
+        if wanted.train is not None and not (session.folder / _name(session.recipe, index) / RECORD).exists()
     ]
     if untrained:
         text = f"{untrained[0].model} is trained in the run and not there yet; its accuracy is checked after that"
@@ -168,7 +168,8 @@ def _capacity(data: Data, teacher: Teacher, student: nn.Module) -> Iterator[Find
     flops = size_of(student, example)["flops"]
     if isinstance(teacher, Live) and flops:
         big = size_of(teacher.model, teacher.prepare({"inputs": example})["inputs"])["flops"]
-        yield Finding("note", "cost", f"{flops / 1e6:.2f} MFLOP a sample for the student, {big / 1e6:.2f} for the teacher")
+        text = f"{flops / 1e6:.2f} MFLOP a sample for the student, {big / 1e6:.2f} for the teacher"
+        yield Finding("note", "cost", text)
 
 
 def _step(session: Session, student: nn.Module, teacher: Teacher | None) -> Iterator[Finding]:
@@ -183,7 +184,9 @@ def _step(session: Session, student: nn.Module, teacher: Teacher | None) -> Iter
     distiller = Distiller(student, taught, build_terms(recipe.terms), example=batch).to(device).train()
     logits = distiller(batch).logits
     if logits.shape[-1] != len(session.data.classes):
-        raise LimbeckError(f"the student gives {logits.shape[-1]} logits, the data has {len(session.data.classes)} classes")
+        raise LimbeckError(
+            f"the student gives {logits.shape[-1]} logits, the data has {len(session.data.classes)} classes"
+        )
     parameters = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
     for term in distiller.objective.terms:
         yield _term(distiller, batch, parameters, term.name, term.weight, guessed=teacher is None)
@@ -195,7 +198,8 @@ def _step(session: Session, student: nn.Module, teacher: Teacher | None) -> Iter
         "note", "time", f"{1000 * seconds:.1f} ms a distilled step × {steps:,} steps × {2 * trainings} students: "
         f"at most {_duration(total)}, and the teacher's training where it has one",
     )  # fmt: skip
-    yield Finding("note", "memory", f"about {memory / 2**20:,.0f} MiB for parameters, gradients, optimizer and activations")
+    text = f"about {memory / 2**20:,.0f} MiB for parameters, gradients, optimizer and activations"
+    yield Finding("note", "memory", text)
 
 
 def _term(
@@ -213,7 +217,8 @@ def _term(
     if not math.isfinite(value.item()) or not math.isfinite(norm):
         return Finding("warning", f"term {name}", f"{text}; not finite: look for NaN in the data, or lower the weight")
     if norm == 0:
-        return Finding("warning", f"term {name}", f"{text}; it teaches nothing: no labels in the batch, or equal tensors")
+        text += "; it teaches nothing: no labels in the batch, or equal tensors"
+        return Finding("warning", f"term {name}", text)
     return Finding("ok", f"term {name}", text + (" (against an untrained teacher)" if guessed else ""))
 
 

@@ -41,7 +41,7 @@ def default_terms(temperature: float = 4.0) -> list[Term]:
 
 
 def labelled(labels: Tensor) -> Tensor:
-    """Which samples have a label: (batch,) boolean. NaN or a negative value is no label; of several labels, one does."""
+    """Which samples have a label, (batch,) boolean. NaN or a negative value is none; of several labels, one does."""
     if labels.is_floating_point():
         known = labels >= 0
         return known.flatten(1).any(1) if labels.dim() > 1 else known

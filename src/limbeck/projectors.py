@@ -20,7 +20,7 @@ class MapProjector(nn.Module):
         self.size = size
 
     def forward(self, feature: Tensor) -> Tensor:
-        projected = self.conv(feature)
+        projected: Tensor = self.conv(feature)
         if projected.shape[-2:] == self.size:
             return projected
         return F.interpolate(projected, self.size, mode="bilinear", align_corners=False)

@@ -22,7 +22,7 @@ from limbeck.types import Preprocessing
 PACKAGED = Path(__file__).parent / "recipes"
 CHECKOUT = Path(__file__).parents[2] / "recipes"
 
-NORMALIZATIONS = {
+NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
@@ -323,20 +323,22 @@ def _message(error: Any) -> str:
     if error["type"] == "missing":
         return f"{path}: missing"
     message = str(error["msg"]).removeprefix("Value error, ")
-    return message if message.startswith(path) else f"{path}: {message[0].lower()}{message[1:]}, got {error['input']!r:.80}"
+    if message.startswith(path):
+        return message
+    return f"{path}: {message[0].lower()}{message[1:]}, got {error['input']!r:.80}"
 
 
 def _known_keys(place: Sequence[str]) -> list[str]:
     """The keys that a recipe may have at a place."""
-    known: dict[str, type] = {
+    known: dict[str, type[BaseModel | TrainConfig]] = {
         "": Recipe, "data": DataRecipe, "teacher": TeacherRecipe, "student": ModelRecipe, "train": TrainConfig,
         "normalize": NormalizeRecipe,
     }  # fmt: skip
     named = [part for part in place if not part.isdigit()]
     model = known.get(named[-1] if named else "", Recipe)
-    if issubclass(model, BaseModel):
-        return list(model.model_fields)
-    return [field.name for field in dataclasses.fields(model)]
+    if issubclass(model, TrainConfig):
+        return [field.name for field in dataclasses.fields(model)]
+    return list(model.model_fields)
 
 
 def _number(value: Any) -> Any:

@@ -151,7 +151,7 @@ def run(recipe: Recipe, folder: Path, *, trust_code: bool = False, say: Say = pr
             teacher_cost=taught.cost, teacher_history=taught.history, workers=recipe.train.workers,
         )  # fmt: skip
         results = Results(recipe.resolved(), versions(), rows, claims(rows), list(dict.fromkeys(notes)))
-    _publish_student(recipe, candidates, folder)
+    _publish_student(candidates, folder)
     report.write(results, folder, folder / REPORT)
     results.write(folder / RESULTS)
     return results
@@ -296,12 +296,10 @@ def _candidates(recipe: Recipe, folder: Path, trust_code: bool) -> Iterator[Cand
                 for checkpoint in ("last", "selected"):
                     if (place / checkpoint).is_dir():
                         model = load(place / checkpoint, trust_code=trust_code)
-                        yield Candidate(
-                            name, seed, checkpoint, model, cost=record["cost"], history=record["history"]
-                        )
+                        yield Candidate(name, seed, checkpoint, model, cost=record["cost"], history=record["history"])
 
 
-def _publish_student(recipe: Recipe, candidates: Sequence[Candidate], folder: Path) -> None:
+def _publish_student(candidates: Sequence[Candidate], folder: Path) -> None:
     """Copies the distilled student that validation likes best to `folder/student`."""
     distilled = [each for each in candidates if each.name == "distilled" and each.checkpoint == "last"]
     best = max(distilled, key=lambda each: validation_accuracy(each.history) or 0.0)
@@ -381,4 +379,3 @@ def _notes() -> Iterator[list[str]]:
 
 def _silent(_line: str) -> None:
     """Other processes of a distributed run say nothing."""
-

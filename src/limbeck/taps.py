@@ -16,7 +16,7 @@ LOGITS = "logits"
 
 def module_at(model: nn.Module, path: str, owner: str) -> nn.Module:
     """The module at `path` (`layer3`, `encoder.layer.5`); an unknown path is an error that names the nearest one."""
-    modules = dict(model.named_modules())
+    modules: dict[str, nn.Module] = dict(model.named_modules())
     modules.pop("", None)
     if path not in modules:
         raise LimbeckError(f"the {owner} has no module {path!r} to tap{nearest(path, modules)}")
@@ -42,9 +42,7 @@ class SignalReader:
         if not self._taps:
             return self._forward(batch)
         captured: dict[str, Tensor] = {}
-        handles = [
-            module.register_forward_hook(self._capture(name, captured)) for name, module in self._taps.items()
-        ]
+        handles = [module.register_forward_hook(self._capture(name, captured)) for name, module in self._taps.items()]
         try:
             signal = self._forward(batch)
         finally:

@@ -35,7 +35,7 @@ class Teacher(ABC):
         """The modules that must stay as they are while a student learns from them."""
         return ()
 
-    def update(self, student: nn.Module) -> None:
+    def update(self, student: nn.Module) -> None:  # noqa: B027  (most teachers have nothing to do)
         """Called after each optimizer step; only a teacher that follows its student does something."""
 
     def state_dict(self) -> dict[str, Tensor]:

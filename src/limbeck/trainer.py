@@ -8,7 +8,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 import torch
@@ -81,7 +81,7 @@ class DistillTrainer(Trainer):
         model: nn.Module,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The Distiller's loss; `num_items_in_batch` holds the terms' denominators."""
         output = model(inputs, num_items_in_batch)
@@ -95,17 +95,19 @@ class DistillTrainer(Trainer):
         world = self.args.world_size
         if not batch_samples or (world == 1 and len(batch_samples) == 1):
             return None
-        counts = torch.stack([self._counts(batch) for batch in batch_samples]).sum(0).to(device)
+        counts: Tensor = torch.stack([self._counts(batch) for batch in batch_samples]).sum(0).to(device)
         if world > 1:
-            counts = self.accelerator.reduce(counts, reduction="sum")
-        return counts / world
+            counts = cast("Tensor", self.accelerator.reduce(counts, reduction="sum"))
+        shared: Tensor = counts / world
+        return shared
 
     def _counts(self, batch: dict[str, Tensor]) -> Tensor:
         return self.model.objective.counts(batch.get("labels"), len(next(iter(batch.values()))))
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> Any:
         """Without clipping the norm is only a log entry, not worth a pass over all gradients at every step."""
-        return grad_norm if self.args.max_grad_norm <= 0 else super()._get_grad_norm(model, grad_norm)
+        untyped: Any = super()
+        return grad_norm if self.args.max_grad_norm <= 0 else untyped._get_grad_norm(model, grad_norm)
 
     # -- logs and guards ---------------------------------------------------------------------------------------
 
@@ -133,13 +135,13 @@ class DistillTrainer(Trainer):
         """Every sample is evaluated, also where training drops the last, smaller batch."""
         dropped, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
-            return super().get_eval_dataloader(eval_dataset)  # type: ignore[no-any-return]
+            return super().get_eval_dataloader(eval_dataset)
         finally:
             self.args.dataloader_drop_last = dropped
 
     def prediction_step(
         self,
-        model: nn.Module,
+        model: nn.Module,  # noqa: ARG002
         inputs: dict[str, Tensor],
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,  # noqa: ARG002  (the Trainer's signature)
@@ -160,13 +162,13 @@ class DistillTrainer(Trainer):
             super().save_model(output_dir, _internal_call=True)
         elif self.args.should_save:
             student = self.accelerator.unwrap_model(self.model).student
-            save(student, Path(output_dir or self.args.output_dir), spec=None, classes=(), preprocessing=None)
+            save(student, Path(output_dir or str(self.args.output_dir)), spec=None, classes=(), preprocessing=None)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The Distiller's state for a checkpoint; tensors that share memory are stored once."""
         if not self.args.should_save:
             return
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         if state_dict is None:
             safetensors.torch.save_model(self.model, str(folder / "model.safetensors"))
@@ -178,7 +180,7 @@ class DistillTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Writes the checkpoint beside its place and renames it, then drops the ones beyond save_total_limit."""
-        folder = Path(self.args.output_dir)
+        folder = Path(str(self.args.output_dir))
         name = f"checkpoint-{self.state.global_step}"
         self._staging = folder / STAGING
         if self.args.should_save:
@@ -278,9 +280,10 @@ class _TermLog:
     def _check_constant(self, steps: Tensor) -> None:
         for index, name in enumerate(self._names):
             column = steps[:, index]
-            if self._first[index] is None:
-                self._first[index] = float(column[0])
-            if name in self._warned or not bool((column == self._first[index]).all()):
+            first = self._first[index]
+            if first is None:
+                first = self._first[index] = float(column[0])
+            if name in self._warned or not bool(column.eq(first).all()):
                 self._first[index] = float("nan")  # equal to nothing: this term is known to move
                 continue
             if self._steps >= self.CONSTANT_AFTER:

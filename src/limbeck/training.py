@@ -199,9 +199,7 @@ def _optimizer(config: TrainConfig, distiller: Distiller) -> Optimizer:
         raise LimbeckError("the student has no parameters that can be trained")
     fused = all(parameter.is_floating_point() for parameter in parameters)
     if config.optimizer == "sgd":
-        return SGD(
-            parameters, config.learning_rate, config.momentum, weight_decay=config.weight_decay, fused=fused
-        )
+        return SGD(parameters, config.learning_rate, config.momentum, weight_decay=config.weight_decay, fused=fused)
     groups = [
         {"params": [each for each in parameters if each.dim() > 1], "weight_decay": config.weight_decay},
         {"params": [each for each in parameters if each.dim() <= 1], "weight_decay": 0.0},

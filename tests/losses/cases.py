@@ -1,4 +1,4 @@
-"""The losses that the contract is tried on, each with its reference, its settings and what holds at equality."""
+"""The losses that the contract is tried on, each with its reference and what holds at equality."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from tests.losses import reference as naive
 from torch import Tensor
 
 from limbeck.losses import (
@@ -24,7 +25,6 @@ from limbeck.losses import (
     Supervised,
     SupervisedBCE,
 )
-from tests.losses import reference as naive
 
 BATCH, CLASSES = 7, 5
 CLASS_WEIGHTS = [0.5, 1.0, 2.0, 0.0, 1.5]
@@ -36,8 +36,9 @@ Naive = Callable[[naive.Rows, naive.Rows, naive.Labels, naive.Rows], list[float]
 class Case:
     """A loss with settings, and its reference of (student, teacher, labels, targets).
 
-    `at_equality` says what holds where the student's signal is the teacher's: "zero" and smallest, or the reason
-    why that is not asked. `excludes` is whether −inf on both sides removes a class; `slack` how far from 0 equality may be.
+    `at_equality` says what holds where the student's signal is the teacher's: "zero" and smallest, or the
+    reason why that is not asked; `slack` is how far from 0 it may be. `excludes`: whether −inf on both sides
+    removes a class.
     """
 
     name: str
@@ -118,7 +119,7 @@ TAUGHT = [case for case in CASES if case.at_equality != NO_TEACHER]
 
 @dataclass(frozen=True)
 class Data:
-    """A small batch of logits (batch, classes), labels (batch,) and targets (batch, classes), some unlabelled."""
+    """A small batch of logits (batch, classes), labels (batch,) and targets (batch, classes)."""
 
     student: Tensor
     teacher: Tensor

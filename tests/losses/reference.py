@@ -148,7 +148,7 @@ def binary_cross_entropy(logits: Rows, targets: Rows, positive: Row) -> list[flo
 
 
 def gradient(function: Callable[[Rows], list[float]], rows: Rows, weights: Row) -> list[list[float]]:
-    """Central differences of the weighted sum of a function's values: where a closed form would share a mistake."""
+    """Central differences of the weighted sum of values, where a closed form might share a mistake."""
     step = 1e-5
 
     def total(at: Rows) -> float:

@@ -26,7 +26,7 @@ def test_kd_is_the_sum_of_the_parts_as_the_paper_splits_it(temperature: float) -
 
 
 def test_nkd_with_the_target_deleted() -> None:
-    """The target left among the others: its column is deleted here, in the manner of the authors' first code."""
+    """The target left among the others: here its column is deleted, as in the authors' first code."""
     rest = torch.ones_like(STUDENT).scatter_(-1, LABELS.unsqueeze(-1), 0.0).bool()
     s, t = STUDENT[rest].view(6, 9) / 2.0, TEACHER[rest].view(6, 9) / 2.0
     others_part = F.cross_entropy(s, t.softmax(-1), reduction="none")
@@ -38,7 +38,7 @@ def test_nkd_with_the_target_deleted() -> None:
 
 
 def test_nkd_is_smallest_at_the_teacher_among_students_of_equal_confidence() -> None:
-    """A cross-entropy is not 0 at the teacher; for a given probability of the target, it must be smallest there."""
+    """Not 0 at the teacher, but for a given probability of the target it must be smallest there."""
     at_teacher = nkd(TEACHER, TEACHER, LABELS, gamma=1.5, temperature=1.0)
     assert bool((at_teacher > 0).all())
     target = LABELS.unsqueeze(-1)

@@ -21,7 +21,7 @@ def log_softmaxes(temperature: float) -> tuple[Tensor, Tensor]:
 
 
 def test_kd_of_two_classes_by_hand() -> None:
-    """p = (1/4, 3/4) against q = (1/2, 1/2): 1/4 · log 1/2 + 3/4 · log 3/2, and T² times that for T times the logits."""
+    """p = (1/4, 3/4) against q = (1/2, 1/2): 1/4 · log 1/2 + 3/4 · log 3/2; T² times that for T · logits."""
     student, teacher = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([[0.0, math.log(3)]]).double()
     expected = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
     assert kd(student, teacher, temperature=1.0).item() == pytest.approx(expected, rel=1e-6)
@@ -71,12 +71,11 @@ def test_kd_is_one_node() -> None:
     assert all(other is None for other, _ in others)
 
 
-def test_kd_cannot_be_differentiated_twice() -> None:
+def test_a_second_derivative_is_refused() -> None:
     """A second derivative that is silently 0 because the gradient was a constant to autograd."""
     student = STUDENT.clone().requires_grad_()
-    (first,) = torch.autograd.grad(kd(student, TEACHER, temperature=4.0).sum(), student, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        first.sum().backward()
+    with pytest.raises(LimbeckError, match="no second derivative"):
+        torch.autograd.grad(kd(student, TEACHER, temperature=4.0).sum(), student, create_graph=True)
 
 
 def test_temperature_keeps_the_gradients_size() -> None:
@@ -110,7 +109,7 @@ def test_half_is_the_symmetric_divergence_of_lin() -> None:
 
 @pytest.mark.parametrize("beta", [0.1, 0.7])
 def test_mixture_is_the_one_of_equation_1(beta: float) -> None:
-    """β on the student's side of the mixture, or of the sum: TRL and the paper have it on the teacher's in both."""
+    """β on the student's side of the mixture or of the sum; TRL and the paper have it on the teacher's."""
     log_q, log_p = log_softmaxes(1.0)
     log_m = (beta * log_p.exp() + (1 - beta) * log_q.exp()).log()
     expected = beta * F.kl_div(log_m, log_p, reduction="none", log_target=True).sum(-1)
@@ -149,5 +148,5 @@ def test_a_temperature_out_of_range_is_named(temperature: float) -> None:
 
 def test_a_beta_out_of_range_is_named() -> None:
     """A mixture that is no distribution."""
-    with pytest.raises(LimbeckError, match="beta: expected a number from 0 to 1, got 1.5"):
+    with pytest.raises(LimbeckError, match=r"beta: expected a number from 0 to 1, got 1\.5"):
         GeneralizedJSD(beta=1.5)

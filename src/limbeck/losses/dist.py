@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
-from torch.linalg import vector_norm
 
 from limbeck.checks import LimbeckError, same_shape
 from limbeck.losses.base import Loss, LossInput
@@ -97,4 +97,6 @@ def _centred(columns: Tensor, items: Tensor | None) -> Tensor:
 
 
 def _cosine(a: Tensor, b: Tensor, dim: int) -> Tensor:
-    return (a * b).sum(dim) / (vector_norm(a, dim=dim) * vector_norm(b, dim=dim) + EPSILON)
+    norms = torch.linalg.vector_norm(a, dim=dim) * torch.linalg.vector_norm(b, dim=dim)
+    cosine: Tensor = (a * b).sum(dim) / (norms + EPSILON)
+    return cosine

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from limbeck.checks import same_shape
+from limbeck.checks import LimbeckError, same_shape
 from limbeck.losses.base import Loss
 from limbeck.losses.numeric import fraction, positive, precise
 
@@ -166,8 +165,12 @@ class _Divergence(torch.autograd.Function):
         return value if temperature == 1.0 else value.mul_(temperature * temperature)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
+        if torch.is_grad_enabled():
+            # Only create_graph leaves it on, and the saved gradient would then pass as a constant.
+            raise LimbeckError(
+                "kd, reverse_kl and generalized_jsd have no second derivative; leave create_graph False"
+            )
         (gradient,) = ctx.saved_tensors
         if ctx.temperature != 1.0:
             grad_output = grad_output * ctx.temperature

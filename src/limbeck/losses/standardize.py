@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
-from torch.linalg import vector_norm
 
 from limbeck.checks import LimbeckError, same_shape
 from limbeck.losses.base import Loss
@@ -33,7 +33,7 @@ def standardize(logits: Tensor) -> Tensor:
     at_least_two_classes(logits, "standardize")
     z = precise(logits)
     centred = z - z.mean(-1, keepdim=True)
-    deviation = vector_norm(centred, dim=-1, keepdim=True) / math.sqrt(z.shape[-1] - 1)
+    deviation: Tensor = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / math.sqrt(z.shape[-1] - 1)
     return centred / (deviation + EPSILON)
 
 
