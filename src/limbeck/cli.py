@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from safetensors import SafetensorError
 
 from limbeck.checks import LimbeckError
 
@@ -180,9 +182,19 @@ def _clear_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno is None:
             raise
-        remedy = {errno.ENOSPC: "; free some space and run the same command again", errno.EDQUOT: "; free some space"}
         where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{os.strerror(error.errno).lower()}{remedy.get(error.errno, '')}")
+        _fail(f"{where}{_system_error(error.errno)}")
+    except SafetensorError as error:  # its writer's OSErrors come as text
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        _fail(f"cannot write a model: {_system_error(int(number[1]))}")
+
+
+def _system_error(number: int) -> str:
+    """The system's words for an error, and what to do where that is known."""
+    full = number in (errno.ENOSPC, errno.EDQUOT)
+    return os.strerror(number).lower() + ("; free some space and run the same command again" if full else "")
 
 
 def _one_line(error: Exception) -> str:

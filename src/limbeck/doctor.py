@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from limbeck.checks import LimbeckError
 from limbeck.distiller import Distiller
 from limbeck.metrics import size_of
-from limbeck.recipe import Recipe, build_terms
+from limbeck.recipe import Recipe, TeacherRecipe, build_terms
 from limbeck.run import RECORD, Session, open_data, open_teacher, training_split
 from limbeck.sources import Data, ImageSet, describe
 from limbeck.tasks import TASKS
-from limbeck.teachers import Live, Teacher
+from limbeck.teachers import Live, Teacher, as_teacher
 from limbeck.types import UNLABELLED
 
 SAMPLE = 512
@@ -45,12 +45,18 @@ def examine(recipe: Recipe, folder: Path, *, trust_code: bool = False) -> list[F
     data = open_data(recipe, lambda _line: None)
     session = Session(recipe, data, folder, trust_code, lambda _line: None)
     findings = list(_data(recipe, data))
-    teacher = _teacher(session, findings)
-    student = session.build(recipe.student)
-    if teacher is not None:
+    untrained = _untrained(session)
+    if untrained:
+        text = f"{untrained[0].model} is trained in the run and not there yet; its accuracy is checked after that"
+        findings.append(Finding("note", "teacher", text))
+        # Untrained ones of the right shape give the step its cost and shapes, not its values.
+        teacher = as_teacher([session.build(wanted) for wanted in recipe.teacher])
+    else:
+        teacher = open_teacher(session).teacher
         findings += _teaching(recipe, data, teacher)
-        findings += _capacity(data, teacher, student)
-    findings += _step(session, student, teacher)
+    student = session.build(recipe.student)
+    findings += _capacity(data, teacher, student)
+    findings += _step(session, student, teacher, guessed=bool(untrained))
     return findings
 
 
@@ -82,17 +88,13 @@ def _data(recipe: Recipe, data: Data) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def _teacher(session: Session, findings: list[Finding]) -> Teacher | None:
-    untrained = [
+def _untrained(session: Session) -> list[TeacherRecipe]:
+    """The teachers that the run has still to train."""
+    return [
         wanted
         for index, wanted in enumerate(session.recipe.teacher)
         if wanted.train is not None and not (session.folder / _name(session.recipe, index) / RECORD).exists()
     ]
-    if untrained:
-        text = f"{untrained[0].model} is trained in the run and not there yet; its accuracy is checked after that"
-        findings.append(Finding("note", "teacher", text))
-        return None
-    return open_teacher(session).teacher
 
 
 def _name(recipe: Recipe, index: int) -> str:
@@ -135,17 +137,19 @@ def _order(logits: Tensor, labels: Tensor, data: Data) -> Iterator[Finding]:
     """A teacher that is wrong in the same way for each class knows the classes in another order."""
     known = labels != UNLABELLED
     predicted, truth = logits.argmax(1)[known], labels[known]
-    moved = []
-    for index, name in enumerate(data.classes):
+    moved: dict[int, int] = {}
+    for index in range(len(data.classes)):
         said = predicted[truth == index]
         if len(said) == 0:
             continue
         usual, count = said.mode().values.item(), (said == said.mode().values).double().mean().item()
         if usual != index and count > 0.5:
-            moved.append(f"{name} → {data.classes[int(usual)]}")
-    if len(moved) > 1:
+            moved[index] = int(usual)
+    # A teacher that says one class for everything is blind; another order sends each class to a place of its own.
+    if len(moved) > 1 and len(set(moved.values())) == len(moved):
+        pairs = ", ".join(f"{data.classes[a]} → {data.classes[b]}" for a, b in list(moved.items())[:5])
         yield Finding(
-            "warning", "class order", f"the teacher regularly says another class ({', '.join(moved[:5])}); its "
+            "warning", "class order", f"the teacher regularly says another class ({pairs}); its "
             "classes are in another order than the data's: reorder the data's class names",
         )  # fmt: skip
 
@@ -172,16 +176,14 @@ def _capacity(data: Data, teacher: Teacher, student: nn.Module) -> Iterator[Find
         yield Finding("note", "cost", text)
 
 
-def _step(session: Session, student: nn.Module, teacher: Teacher | None) -> Iterator[Finding]:
+def _step(session: Session, student: nn.Module, teacher: Teacher, *, guessed: bool) -> Iterator[Finding]:
     """A dry step: every term's value and gradient norm, then the time and memory of a few steps."""
     recipe = session.recipe
     split = training_split(recipe, session.data, 0)
     batch = split.__getitems__(_mixed(split, min(recipe.train.batch_size, len(split))))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
-    # An untrained teacher of the right shape gives the step its cost and shapes, not its values.
-    taught: Any = teacher if teacher is not None else [session.build(wanted) for wanted in recipe.teacher]
-    distiller = Distiller(student, taught, build_terms(recipe.terms), example=batch).to(device).train()
+    distiller = Distiller(student, teacher, build_terms(recipe.terms), example=batch).to(device).train()
     logits = distiller(batch).logits
     if logits.shape[-1] != len(session.data.classes):
         raise LimbeckError(
@@ -189,7 +191,7 @@ def _step(session: Session, student: nn.Module, teacher: Teacher | None) -> Iter
         )
     parameters = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
     for term in distiller.objective.terms:
-        yield _term(distiller, batch, parameters, term.name, term.weight, guessed=teacher is None)
+        yield _term(distiller, batch, parameters, term.name, term.weight, guessed=guessed)
     seconds, memory = _timed(distiller, batch, parameters)
     steps = recipe.train.steps or round(recipe.train.epochs * max(1, len(split) // recipe.train.batch_size))
     trainings = recipe.seeds * len(recipe.variants())

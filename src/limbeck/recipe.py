@@ -128,6 +128,8 @@ class Recipe(_Strict):
     @field_validator("teacher", mode="before")
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            raise ValueError(f"teacher: expected keys such as {{model: {value}}}, got only {value!r}")
         return [value] if isinstance(value, Mapping) else value
 
     @field_validator("terms")
@@ -237,8 +239,11 @@ def build_view(augment: Any, size: int, where: str) -> View | None:
         raise LimbeckError(f"{where}: expected a name or a list of transforms, got {augment!r:.60}")
     transforms = []
     for entry in augment:
-        pairs: list[tuple[str, Mapping[str, Any]]] = [(entry, {})] if isinstance(entry, str) else list(entry.items())
-        for name, options in pairs:
+        if not isinstance(entry, str | Mapping):
+            raise LimbeckError(f"{where}: expected a transform's name, or {{name: options}}, got {entry!r:.60}")
+        for name, options in ({entry: {}} if isinstance(entry, str) else entry).items():
+            if not isinstance(options, Mapping):
+                raise LimbeckError(f"{where}: expected {name}: {{option: value}}, got {options!r:.60} for its options")
             known = [each for each in dir(v2) if inspect.isclass(getattr(v2, each)) and each[0].isupper()]
             if name not in known:
                 raise LimbeckError(f"{where}: torchvision.transforms.v2 has no {name!r}{nearest(name, known)}")
@@ -323,8 +328,8 @@ def _message(error: Any) -> str:
     if error["type"] == "missing":
         return f"{path}: missing"
     message = str(error["msg"]).removeprefix("Value error, ")
-    if message.startswith(path):
-        return message
+    if error["type"] == "value_error":  # limbeck's own, which say where and what they got
+        return message if message.startswith((f"{place[0]}.", path)) else f"{path}: {message}"
     return f"{path}: {message[0].lower()}{message[1:]}, got {error['input']!r:.80}"
 
 

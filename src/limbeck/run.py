@@ -137,6 +137,8 @@ def run(recipe: Recipe, folder: Path, *, trust_code: bool = False, say: Say = pr
             notes.append(line)
             say(line)
         session = Session(recipe, data, folder, trust_code, say)
+        for variant in recipe.variants().values():
+            session.build(variant.student)  # a mistake in it is better found before a teacher is trained
         taught = open_teacher(session)
         for setting, variant in recipe.variants().items():
             for seed in range(recipe.seeds):
@@ -309,10 +311,13 @@ def _publish_student(candidates: Sequence[Candidate], folder: Path) -> None:
 
 
 def _claim(folder: Path, recipe: Recipe) -> None:
-    """Makes the folder this recipe's; another recipe's folder is an error that names the first difference."""
+    """Makes the folder this recipe's; another recipe's folder is an error that names the first difference.
+
+    A folder in which nothing was trained yet, because the recipe had a mistake, is taken over.
+    """
     path = folder / RECIPE
     resolved = recipe.resolved()
-    if path.exists():
+    if path.exists() and any(each != path for each in folder.iterdir()):
         try:
             old = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError):
@@ -323,7 +328,7 @@ def _claim(folder: Path, recipe: Recipe) -> None:
                 f"{folder} holds a run of another recipe ({difference}); "
                 "choose another folder with --folder, or delete this one"
             )
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(each != path for each in folder.iterdir()):
         raise LimbeckError(f"{folder} is not empty and holds no limbeck run; choose another folder with --folder")
     write_text(path, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
 

@@ -68,9 +68,7 @@ CASES = [
     Case("logit-mse", LogitMSE(), lambda s, t, _l, _y: naive.mean_square(s, t)),
     Case("feature-mse", FeatureMSE(), lambda s, t, _l, _y: naive.mean_square(s, t)),
     Case("dkd", DKD(), lambda s, t, lab, _y: naive.dkd(s, t, lab, 1.0, 8.0, 4.0), excludes=True),
-    Case(
-        "dkd-T1", DKD(2.0, 0.5, 1.0), lambda s, t, lab, _y: naive.dkd(s, t, lab, 2.0, 0.5, 1.0), excludes=True
-    ),
+    Case("dkd-T1", DKD(2.0, 0.5, 1.0), lambda s, t, lab, _y: naive.dkd(s, t, lab, 2.0, 0.5, 1.0), excludes=True),
     Case("nkd", NKD(), lambda s, t, lab, _y: naive.nkd(s, t, lab, 1.5, 1.0), CROSS_ENTROPY, excludes=True),
     Case("nkd-T2", NKD(0.5, 2.0), lambda s, t, lab, _y: naive.nkd(s, t, lab, 0.5, 2.0), CROSS_ENTROPY, True),
     # The 1e-8 that DIST adds to a product of small norms, times T², leaves this slack.

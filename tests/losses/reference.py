@@ -44,8 +44,7 @@ def jsd(student: Rows, teacher: Rows, temperature: float, beta: float) -> list[f
 
 def mean_square(student: Rows, teacher: Rows) -> list[float]:
     return [
-        sum((a - b) ** 2 for a, b in zip(s, t, strict=True)) / len(s)
-        for s, t in zip(student, teacher, strict=True)
+        sum((a - b) ** 2 for a, b in zip(s, t, strict=True)) / len(s) for s, t in zip(student, teacher, strict=True)
     ]
 
 
@@ -59,9 +58,7 @@ def others(probabilities: Row, target: int) -> list[float]:
     return [p / sum(rest) for p in rest]
 
 
-def dkd(
-    student: Rows, teacher: Rows, labels: Labels, alpha: float, beta: float, temperature: float
-) -> list[float]:
+def dkd(student: Rows, teacher: Rows, labels: Labels, alpha: float, beta: float, temperature: float) -> list[float]:
     values = []
     for s, t, label in zip(student, teacher, labels, strict=True):
         y = target_of(label, t)

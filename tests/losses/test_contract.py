@@ -37,9 +37,7 @@ def test_equals_a_naive_loop(case: Case, seed: int) -> None:
 
     expected = torch.tensor(loop(batch.student.tolist()), dtype=torch.float64)
     torch.testing.assert_close(value(case.loss, batch.student, batch), expected, rtol=1e-6, atol=1e-6)
-    expected = torch.tensor(
-        naive.gradient(loop, batch.student.tolist(), weights.tolist()), dtype=torch.float64
-    )
+    expected = torch.tensor(naive.gradient(loop, batch.student.tolist(), weights.tolist()), dtype=torch.float64)
     torch.testing.assert_close(slope(case, batch.student, batch), expected, rtol=1e-6, atol=1e-6)
 
 

@@ -20,9 +20,7 @@ def test_kd_is_the_sum_of_the_parts_as_the_paper_splits_it(temperature: float) -
     target_part = dkd(STUDENT, TEACHER, LABELS, alpha=1.0, beta=0.0, temperature=temperature)
     others_part = dkd(STUDENT, TEACHER, LABELS, alpha=0.0, beta=1.0, temperature=temperature)
     p = (TEACHER / temperature).softmax(-1).gather(-1, LABELS.unsqueeze(-1)).squeeze(-1)
-    torch.testing.assert_close(
-        target_part + (1 - p) * others_part, kd(STUDENT, TEACHER, temperature=temperature)
-    )
+    torch.testing.assert_close(target_part + (1 - p) * others_part, kd(STUDENT, TEACHER, temperature=temperature))
 
 
 def test_nkd_with_the_target_deleted() -> None:

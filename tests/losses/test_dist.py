@@ -59,9 +59,7 @@ def test_a_single_sample_has_no_relation_within_a_class() -> None:
 
 def test_a_mask_of_another_shape_is_named() -> None:
     """A mask of classes in place of items."""
-    with pytest.raises(
-        LimbeckError, match=r"expected a mask of shape \(8,\), one value an item, got \(8, 5\)"
-    ):
+    with pytest.raises(LimbeckError, match=r"expected a mask of shape \(8,\), one value an item, got \(8, 5\)"):
         dist(STUDENT, TEACHER, torch.ones(8, 5, dtype=torch.bool))
 
 

@@ -16,9 +16,7 @@ def row(method: Method) -> str:
     """The line of a method in the table of docs/methods.md."""
     paper = f"[{method.paper}]({method.link})" if method.link else method.paper
     weight = (
-        f"{method.weight:g}, labels {method.supervised_weight:g}"
-        if method.supervised_weight
-        else f"{method.weight:g}"
+        f"{method.weight:g}, labels {method.supervised_weight:g}" if method.supervised_weight else f"{method.weight:g}"
     )
     cells = (
         f"`{method.name}`",

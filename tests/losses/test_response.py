@@ -26,9 +26,7 @@ def test_kd_of_two_classes_by_hand() -> None:
     expected = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
     assert kd(student, teacher, temperature=1.0).item() == pytest.approx(expected, rel=1e-6)
     assert kd(5 * student, 5 * teacher, temperature=5.0).item() == pytest.approx(25 * expected, rel=1e-6)
-    assert reverse_kl(student, teacher, temperature=1.0).item() == pytest.approx(
-        0.5 * math.log(4 / 3), rel=1e-6
-    )
+    assert reverse_kl(student, teacher, temperature=1.0).item() == pytest.approx(0.5 * math.log(4 / 3), rel=1e-6)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])

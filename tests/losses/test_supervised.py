@@ -89,9 +89,7 @@ def test_mistakes_in_labels_are_named() -> None:
         Supervised()(LOGITS, torch.zeros(6, 4))
     with pytest.raises(LimbeckError, match=r"expected labels of shape \(6,\) for logits of shape \(6, 4\)"):
         Supervised()(LOGITS, LABELS[:5])
-    with pytest.raises(
-        LimbeckError, match=r"expected targets of shape \(6, 4\).*class indices go to Supervised"
-    ):
+    with pytest.raises(LimbeckError, match=r"expected targets of shape \(6, 4\).*class indices go to Supervised"):
         SupervisedBCE()(LOGITS, LABELS)
     for loss in (Supervised(), SupervisedBCE()):
         with pytest.raises(LimbeckError, match="the batch has no labels"):

@@ -65,7 +65,7 @@ def test_option_a_parameter_counts(depth: int, count: int) -> None:
     ],
 )
 def test_stages_are_named_and_shaped_as_in_the_papers(name: str, shapes: list[tuple[int, int]]) -> None:
-    """Feature terms tap `layer1`, `layer2`, …: a stage renamed or pooled elsewhere breaks every such recipe."""
+    """Feature terms tap `layer1`, `layer2`, …: a stage renamed or pooled elsewhere breaks such recipes."""
     model = named(name).eval()
     seen: list[tuple[int, ...]] = []
     for index in range(len(shapes)):
@@ -78,7 +78,7 @@ def test_stages_are_named_and_shaped_as_in_the_papers(name: str, shapes: list[tu
 
 @pytest.mark.parametrize("name", ["resnet20", "wrn-16-2", "vgg8"])
 def test_no_module_writes_over_what_a_tap_holds(name: str) -> None:
-    """An in-place ReLU changes the captured output of the layer before it, and a feature term trains on that."""
+    """An in-place ReLU changes the captured output of the layer before it, and a term trains on that."""
     model = named(name)
     held: list[tuple[str, torch.Tensor, torch.Tensor]] = []
     for path, module in model.named_modules():
@@ -91,7 +91,7 @@ def test_no_module_writes_over_what_a_tap_holds(name: str) -> None:
 
 
 def test_pad_shortcut_by_hand() -> None:
-    """Zeros on one side only, or pixels 1, 3, … instead of 0, 2, …, silently cost the published weights their accuracy."""
+    """Zeros on one side, or pixels 1, 3, … for 0, 2, …, cost the published weights their accuracy."""
     inputs = torch.arange(2 * 3 * 3, dtype=torch.float32).reshape(1, 2, 3, 3)
     output = PadShortcut(2, 4, 2)(inputs)
     assert torch.equal(output[0, 0], torch.zeros(2, 2))
@@ -142,7 +142,7 @@ def data_root() -> Path:
 
 
 def test_published_weights_classify(data_root: Path) -> None:
-    """Weights that load but meet other shortcuts or BatchNorm settings give chance accuracy, not the published 93.4 %."""
+    """Weights that load but meet other shortcuts or BatchNorms give chance, not the published 93.4 %."""
     weights = data_root / "models" / "cifar10_resnet56-4bfd9763.th"
     model = named("resnet56", num_classes=10, shortcut="pad", weights=str(weights)).eval()
     images, labels = [], []
@@ -165,7 +165,5 @@ def test_published_resnet20_loads_strictly(data_root: Path) -> None:
     model = named("resnet20", num_classes=10, shortcut="pad", weights=weights)
     held = torch.load(weights, map_location="cpu", weights_only=True)["state_dict"]
     assert torch.equal(model.get_parameter("fc.weight"), held["module.linear.weight"])
-    with pytest.raises(
-        LimbeckError, match=r"resnet20-12fca82f\.th: .* missing \(layer2\.0\.downsample\.0\.weight"
-    ):
+    with pytest.raises(LimbeckError, match=r"resnet20-12fca82f\.th: .* missing \(layer2\.0\.downsample\.0\.weight"):
         named("resnet20", num_classes=10, weights=weights)

@@ -71,16 +71,14 @@ def vit() -> transformers.PreTrainedModel:
 
 
 def test_transformers_main_input(vit: transformers.PreTrainedModel) -> None:
-    """`inputs` of a plain loader is the model's `pixel_values`; labels must not make it compute a loss of its own."""
+    """`inputs` of a plain loader is `pixel_values`; labels must not make the model compute its own loss."""
     pixels = torch.randn(2, 3, 8, 8)
     expected = vit(pixel_values=pixels).logits
     for batch in ({"inputs": pixels}, {"pixel_values": pixels, "inputs": pixels * 2, "ids": pixels}):
         signal = forward_of(vit)({**batch, "labels": BATCH["labels"]})
         assert list(signal) == ["logits"]
         assert torch.equal(signal["logits"], expected)
-    with pytest.raises(
-        LimbeckError, match=r"ViTForImageClassification needs 'pixel_values' .* the batch has labels"
-    ):
+    with pytest.raises(LimbeckError, match=r"ViTForImageClassification needs 'pixel_values' .* the batch has labels"):
         forward_of(vit)({"labels": BATCH["labels"]})
 
 
@@ -107,7 +105,7 @@ def test_transformers_text_gets_its_mask() -> None:
 
 
 def test_wrapped_transformers_are_called_by_name(vit: transformers.PreTrainedModel) -> None:
-    """Inside torch.compile or data parallel the model still takes `pixel_values`, and the wrapper must be called."""
+    """In torch.compile or data parallel the model takes `pixel_values`, and the wrapper must be called."""
     pixels = torch.randn(2, 3, 8, 8)
     signal = forward_of(nn.DataParallel(vit))({"pixel_values": pixels})
     assert torch.equal(signal["logits"], vit(pixel_values=pixels).logits)

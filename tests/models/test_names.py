@@ -36,17 +36,13 @@ def test_unknown_names_give_the_nearest() -> None:
     """`No X registered`, without a suggestion, sends the user into the source."""
     with pytest.raises(LimbeckError, match=r"unknown model 'resnet8x3'; did you mean 'resnet8x4'.*timm:NAME"):
         digits("resnet8x3")
-    with pytest.raises(
-        LimbeckError, match=r"'conv-student' takes no option 'droput'; did you mean 'dropout'"
-    ):
+    with pytest.raises(LimbeckError, match=r"'conv-student' takes no option 'droput'; did you mean 'dropout'"):
         digits("conv-student", droput=0.1)
     with pytest.raises(LimbeckError, match=r"'conv-student': 'num_classes' comes from the data"):
         digits("conv-student", num_classes=3)
     with pytest.raises(LimbeckError, match=r"timm has no model 'resnt18'; did you mean 'resnet18'"):
         photos("timm:resnt18")
-    with pytest.raises(
-        LimbeckError, match=r"torchvision has no classification model 'resnet81'; did you mean"
-    ):
+    with pytest.raises(LimbeckError, match=r"torchvision has no classification model 'resnet81'; did you mean"):
         photos("torchvision:resnet81")
     with pytest.raises(LimbeckError, match=r"'resnet20' takes no option 'depth'"):
         digits("resnet20", depth=14)
@@ -70,7 +66,7 @@ def test_timm() -> None:
 
 
 def test_torchvision() -> None:
-    """Its models take RGB only, and its pretrained ones the classes of ImageNet: both must be said before training."""
+    """Its models take RGB only, its pretrained ones ImageNet's classes: both must be said beforehand."""
     assert photos("torchvision:resnet18").eval()(torch.randn(2, 3, 32, 32)).shape == (2, 5)
     with pytest.raises(LimbeckError, match=r"takes 3 input channels, the data have 1; convert .* timm:"):
         digits("torchvision:resnet18")
@@ -120,19 +116,26 @@ def test_huggingface_from_a_model_type() -> None:
     values = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 4}
     model = digits("hf:vit", pretrained=False, config=values)
     assert model.eval()(torch.randn(2, 1, 8, 8)).logits.shape == (2, 10)
-    with pytest.raises(
-        LimbeckError, match=r"its configuration has no 'hiden_size'; did you mean 'hidden_size'"
-    ):
+    with pytest.raises(LimbeckError, match=r"its configuration has no 'hiden_size'; did you mean 'hidden_size'"):
         digits("hf:vit", pretrained=False, config={"hiden_size": 16})
     with pytest.raises(LimbeckError, match=r"takes no option 'pretrain'; did you mean 'pretrained'"):
         digits("hf:vit", pretrain=False)
 
 
+def test_huggingface_broken_or_of_another_task(vit_folder: Path) -> None:
+    """A weights file cut short, or a model that cannot classify images, must give one line as all else does."""
+    weights = vit_folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(LimbeckError, match=r"could not be built \(.*; check that its files are whole") as error:
+        photos(f"hf:{vit_folder}", size=8)
+    assert "\n" not in str(error.value)
+    with pytest.raises(LimbeckError, match="has it for image classification"):
+        photos("hf:bert", pretrained=False)
+
+
 def test_huggingface_missing(tmp_path: Path) -> None:
     """A folder without a model gives many lines of transformers; the command line prints one."""
-    with pytest.raises(
-        LimbeckError, match=r"could not be had \(.*; give a folder that save_pretrained wrote"
-    ) as error:
+    with pytest.raises(LimbeckError, match=r"could not be had \(.*; give a folder that save_pretrained wrote") as error:
         photos(f"hf:{tmp_path}")
     assert "\n" not in str(error.value)
 
@@ -143,7 +146,8 @@ def test_python_names_need_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "stranger_models.py").write_text(
         f"import pathlib\npathlib.Path({str(mark)!r}).touch()\nfrom torch import nn\n"
         "def net(num_classes, in_features, width=3):\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(in_features, width), nn.Linear(width, num_classes))\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(in_features, width), "
+        "nn.Linear(width, num_classes))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     spec = ModelSpec("python:stranger_models:net", {"width": 4})
@@ -164,7 +168,7 @@ def test_python_names_need_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_saved_folder_by_its_path(tmp_path: Path) -> None:
-    """A teacher that was trained yesterday is named by its folder, and must be checked against today's data."""
+    """Yesterday's teacher is named by its folder, and must be checked against today's data."""
     model = digits("conv-student")
     save(
         model,
@@ -182,9 +186,7 @@ def test_a_saved_folder_by_its_path(tmp_path: Path) -> None:
         build(ModelSpec(str(tmp_path / "m")), num_classes=10, in_channels=3, image_size=(8, 8))
     with pytest.raises(LimbeckError, match="takes no option 'dropout'"):
         digits(str(tmp_path / "m"), dropout=0.1)
-    with pytest.raises(
-        LimbeckError, match=r"a folder without limbeck\.json; for a transformers folder write hf:"
-    ):
+    with pytest.raises(LimbeckError, match=r"a folder without limbeck\.json; for a transformers folder write hf:"):
         digits(str(tmp_path))
 
 
@@ -194,7 +196,5 @@ def test_weights_option(tmp_path: Path) -> None:
     save_file(model.state_dict(), tmp_path / "w.safetensors")
     loaded = digits("dense-student", weights=tmp_path / "w.safetensors")
     assert torch.equal(loaded.get_parameter("1.weight"), model.get_parameter("1.weight"))
-    with pytest.raises(
-        LimbeckError, match=r"w\.safetensors: does not fit Sequential: size mismatch for 1\.weight"
-    ):
+    with pytest.raises(LimbeckError, match=r"w\.safetensors: does not fit Sequential: size mismatch for 1\.weight"):
         digits("dense-student", hidden=[32], weights=tmp_path / "w.safetensors")

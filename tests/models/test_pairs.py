@@ -12,7 +12,7 @@ def parameters(model: torch.nn.Module) -> int:
 
 
 def test_dense_parameter_counts() -> None:
-    """A pair whose widths drift from 784→128→64→10 and 784→64→10 makes every number of the seed recipes another's."""
+    """Widths that drift from 784→128→64→10 and 784→64→10 make every number of the recipes another's."""
     assert parameters(dense_teacher()) == 784 * 128 + 128 + 128 * 64 + 64 + 64 * 10 + 10
     assert parameters(dense_student()) == 784 * 64 + 64 + 64 * 10 + 10
 
@@ -42,6 +42,6 @@ def test_conv_shapes(build: object, channels: int, size: tuple[int, int]) -> Non
 
 
 def test_conv_refuses_tiny_images() -> None:
-    """A 3×3 image leaves no pixel after two poolings: PyTorch's own message names neither the image nor the remedy."""
+    """A 3×3 image leaves no pixel after two poolings: PyTorch's message names neither image nor remedy."""
     with pytest.raises(LimbeckError, match=r"image_size \(3, 8\): .* needs 4×4 pixels"):
         conv_student(image_size=(3, 8))

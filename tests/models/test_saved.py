@@ -21,9 +21,7 @@ def shaken(model: nn.Module) -> nn.Module:
     """The model with every tensor moved, BatchNorm statistics too, so that a part left unsaved shows."""
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
-            tensor.add_(1) if not tensor.is_floating_point() else tensor.mul_(
-                1 + 0.1 * torch.rand_like(tensor)
-            )
+            tensor.add_(1) if not tensor.is_floating_point() else tensor.mul_(1 + 0.1 * torch.rand_like(tensor))
     return model.eval()
 
 
@@ -109,18 +107,14 @@ def test_a_model_that_began_as_a_saved_folder_stands_alone(tmp_path: Path) -> No
     ],
     ids=["vit", "bert-qa", "gpt2-tied"],
 )
-def test_transformers_models_carry_their_configuration(
-    tmp_path: Path, model: transformers.PreTrainedModel
-) -> None:
+def test_transformers_models_carry_their_configuration(tmp_path: Path, model: transformers.PreTrainedModel) -> None:
     """No hub at loading time, and tied embeddings must load as one."""
     shaken(model)
     save(model, tmp_path / "m", spec=None, classes=(), preprocessing=None, task="any")
     loaded = load(tmp_path / "m")
     assert type(loaded) is type(model)
     assert loaded.config.to_dict() == model.config.to_dict()
-    for (name, saved), (other, got) in zip(
-        model.state_dict().items(), loaded.state_dict().items(), strict=True
-    ):
+    for (name, saved), (other, got) in zip(model.state_dict().items(), loaded.state_dict().items(), strict=True):
         assert name == other
         assert torch.equal(saved, got)
     if isinstance(loaded, transformers.GPT2LMHeadModel):
@@ -139,9 +133,7 @@ def test_an_own_module_loads_into_one_like_it(tmp_path: Path) -> None:
     assert torch.equal(into[0].weight, model[0].weight)
     with pytest.raises(LimbeckError, match=r"model\.safetensors: does not fit Sequential: size mismatch"):
         load(tmp_path / "m", into=nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5)))
-    with pytest.raises(
-        LimbeckError, match=r"names do not fit Linear: 2 missing \(weight, bias\), 7 unexpected"
-    ):
+    with pytest.raises(LimbeckError, match=r"names do not fit Linear: 2 missing \(weight, bias\), 7 unexpected"):
         load(tmp_path / "m", into=nn.Linear(3, 4))
 
 

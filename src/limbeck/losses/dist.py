@@ -61,9 +61,7 @@ def dist(
     between = 1.0 - _cosine(q - q.mean(-1, keepdim=True), p - p.mean(-1, keepdim=True), dim=-1)
     classes = q.shape[-1]
     items = None if where is None else where.reshape(-1, 1)
-    within = 1.0 - _cosine(
-        _centred(q.reshape(-1, classes), items), _centred(p.reshape(-1, classes), items), dim=0
-    )
+    within = 1.0 - _cosine(_centred(q.reshape(-1, classes), items), _centred(p.reshape(-1, classes), items), dim=0)
     square = temperature * temperature
     values = (square * not_negative(beta, "dist beta")) * between + (
         square * not_negative(gamma, "dist gamma")

@@ -45,9 +45,7 @@ def reverse_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: f
     return _divergence(student_logits, teacher_logits, temperature, 1.0, "reverse_kl")
 
 
-def generalized_jsd(
-    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, beta: float = 0.5
-) -> Tensor:
+def generalized_jsd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, beta: float = 0.5) -> Tensor:
     """T² · (β · KL(p ‖ m) + (1 − β) · KL(q ‖ m)) with m = β · p + (1 − β) · q, teacher p and student q.
 
     β = 0.5 is the symmetric Jensen-Shannon divergence (Lin 1991). In between 0 and 1 this is equation 1 of
@@ -168,9 +166,7 @@ class _Divergence(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
         if torch.is_grad_enabled():
             # Only create_graph leaves it on, and the saved gradient would then pass as a constant.
-            raise LimbeckError(
-                "kd, reverse_kl and generalized_jsd have no second derivative; leave create_graph False"
-            )
+            raise LimbeckError("kd, reverse_kl and generalized_jsd have no second derivative; leave create_graph False")
         (gradient,) = ctx.saved_tensors
         if ctx.temperature != 1.0:
             grad_output = grad_output * ctx.temperature

@@ -87,9 +87,7 @@ class Supervised(Loss):
     skips_unlabelled = True
     class_weights: Tensor | None
 
-    def __init__(
-        self, label_smoothing: float = 0.0, class_weights: Sequence[float] | Tensor | None = None
-    ) -> None:
+    def __init__(self, label_smoothing: float = 0.0, class_weights: Sequence[float] | Tensor | None = None) -> None:
         super().__init__()
         self.label_smoothing = fraction(label_smoothing, "Supervised label_smoothing")
         self.register_buffer("class_weights", _weights(class_weights, "Supervised class_weights"))
@@ -123,9 +121,7 @@ class SupervisedBCE(Loss):
 
 def _given(labels: Tensor | None, what: str) -> Tensor:
     if labels is None:
-        raise LimbeckError(
-            f"{what}: the batch has no labels; add them, or leave this term out of the objective"
-        )
+        raise LimbeckError(f"{what}: the batch has no labels; add them, or leave this term out of the objective")
     return labels
 
 
@@ -135,9 +131,7 @@ def _weights(weights: Sequence[float] | Tensor | None, what: str) -> Tensor | No
         return None
     tensor = torch.as_tensor(weights, dtype=torch.float32).detach().clone()
     if tensor.dim() != 1 or not bool((tensor.isfinite() & (tensor >= 0)).all()):
-        raise LimbeckError(
-            f"{what}: expected one number a class, each 0 or positive and finite, got {weights}"
-        )
+        raise LimbeckError(f"{what}: expected one number a class, each 0 or positive and finite, got {weights}")
     return tensor
 
 

@@ -27,10 +27,7 @@ BUILT_IN: Mapping[str, Builder] = {
     "dense-student": pairs.dense_student,
     "conv-teacher": pairs.conv_teacher,
     "conv-student": pairs.conv_student,
-    **{
-        f"resnet{depth}": partial(CifarResNet, depth=depth, widths=_THIN)
-        for depth in (8, 14, 20, 32, 44, 56, 110)
-    },
+    **{f"resnet{depth}": partial(CifarResNet, depth=depth, widths=_THIN) for depth in (8, 14, 20, 32, 44, 56, 110)},
     **{f"resnet{depth}x4": partial(CifarResNet, depth=depth, widths=_WIDE) for depth in (8, 32)},
     **{
         f"wrn-{depth}-{widen}": partial(WideResNet, depth=depth, widen=widen)

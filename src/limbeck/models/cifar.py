@@ -46,9 +46,7 @@ class BasicBlock(nn.Module):
             self.downsample = (
                 PadShortcut(in_channels, width, stride)
                 if shortcut == "pad"
-                else nn.Sequential(
-                    nn.Conv2d(in_channels, width, 1, stride, bias=False), nn.BatchNorm2d(width)
-                )
+                else nn.Sequential(nn.Conv2d(in_channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
             )
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -67,18 +67,14 @@ def signal_of(output: object, model: nn.Module) -> Signal:
         for field, name in _STACKS.items():
             members = output.get(field)
             if isinstance(members, (tuple, list)):
-                tensors |= {
-                    f"{name}.{index}": one for index, one in enumerate(members) if isinstance(one, Tensor)
-                }
+                tensors |= {f"{name}.{index}": one for index, one in enumerate(members) if isinstance(one, Tensor)}
         if "logits" in tensors:
             return Signal(tensors)
         given = f"a dict of {', '.join(map(str, output)) or 'nothing'}"
     elif isinstance(output, (tuple, list)):
         if output and isinstance(output[0], Tensor):
             return Signal({"logits": output[0]})
-        given = (
-            f"a {type(output).__name__} that begins with {type(output[0]).__name__ if output else 'nothing'}"
-        )
+        given = f"a {type(output).__name__} that begins with {type(output[0]).__name__ if output else 'nothing'}"
     else:
         given = f"a {type(output).__name__}"
     raise LimbeckError(

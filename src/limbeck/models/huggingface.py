@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import nn
 
 from limbeck.checks import LimbeckError, nearest
@@ -74,8 +75,11 @@ def build_huggingface(spec: ModelSpec, shape: Shape, *, trust_code: bool) -> nn.
             )
         else:
             model = auto.from_config(config, trust_remote_code=trust_code)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise LimbeckError(f"model {spec.name!r} could not be built ({_short(error)})") from None
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise LimbeckError(
+            f"model {spec.name!r} could not be built ({_short(error)}); "
+            "check that its files are whole and that transformers has it for image classification"
+        ) from None
     return model
 
 

@@ -52,9 +52,7 @@ def as_module(model: object) -> nn.Module:
         return KerasModule(model)
     if isinstance(model, nn.Module):
         return model
-    hint = (
-        "for a name, use build(ModelSpec(name), …)" if isinstance(model, str) else "wrap it in an nn.Module"
-    )
+    hint = "for a name, use build(ModelSpec(name), …)" if isinstance(model, str) else "wrap it in an nn.Module"
     if isinstance(model, type):
         hint = f"call it: {model.__name__}(…)"
     raise LimbeckError(f"expected a torch.nn.Module or a Keras 3 model, got {type(model).__name__}; {hint}")
@@ -85,8 +83,7 @@ class KerasModule(nn.Module):
             )
         if not model.built:
             raise LimbeckError(
-                f"Keras model {model.name!r} has no weights yet; "
-                "start it with keras.Input((height, width, channels))"
+                f"Keras model {model.name!r} has no weights yet; start it with keras.Input((height, width, channels))"
             )
         shapes = [tuple(tensor.shape) for tensor in model.inputs or []]
         if len(shapes) != 1:
@@ -96,6 +93,7 @@ class KerasModule(nn.Module):
             )
         # In a tuple, so that PyTorch does not register it: Keras names its tensors anew in every copy.
         self._held = (model,)
+        self._on_device: Any = keras.device
         self._expected: tuple[int | None, ...] = shapes[0][1:]
         self._channels_last = keras.config.image_data_format() == "channels_last"
         self._ends_in_softmax = _last_activation(model) == "softmax"
@@ -104,9 +102,7 @@ class KerasModule(nn.Module):
             name = "/".join(variable.path.split("/")[-2:]).replace(".", "_")
             taken[name] += 1
             self.register_parameter(name if taken[name] == 1 else f"{name}#{taken[name]}", variable.value)
-        self._seeds = [
-            variable for variable in model.variables if variable.path.endswith("seed_generator_state")
-        ]
+        self._seeds = [variable for variable in model.variables if variable.path.endswith("seed_generator_state")]
 
     @property
     def keras_model(self) -> Any:
@@ -115,7 +111,9 @@ class KerasModule(nn.Module):
 
     def forward(self, inputs: Tensor) -> Any:
         """What the Keras model gives for a batch: usually logits (batch, classes)."""
-        output = self.keras_model(self._arranged(inputs), training=self.training)
+        # Keras moves what it is given to its own default device, a GPU where there is one.
+        with self._on_device(str(inputs.device)):
+            output = self.keras_model(self._arranged(inputs), training=self.training)
         if self._ends_in_softmax and isinstance(output, Tensor):
             return output.clamp_min(torch.finfo(output.dtype).tiny).log()
         return output
@@ -165,6 +163,7 @@ class KerasModule(nn.Module):
         state = copy.deepcopy(self.state_dict(), memo)
         twin.load_state_dict(state)
         for mine, its in zip(self.parameters(), twin.parameters(), strict=True):
+            its.data = its.data.to(mine.device)
             its.requires_grad_(mine.requires_grad)
         twin.train(self.training)
         memo[id(self)] = twin
@@ -220,11 +219,7 @@ def rebuild(described: dict[str, Any], source: object, *, trust_code: bool) -> K
 def _refuse_code(value: Any, source: object) -> None:
     if isinstance(value, dict):
         name, module = value.get("class_name"), value.get("module")
-        foreign = (
-            module is not None
-            and module not in _SAFE_MODULES
-            and not str(module).startswith("keras.src.models")
-        )
+        foreign = module is not None and module not in _SAFE_MODULES and not str(module).startswith("keras.src.models")
         if name is not None and (name in _UNSAFE_CLASSES or foreign):
             raise LimbeckError(
                 f"{source}: the Keras model names {name!r} of {module!r}, which can run code; "

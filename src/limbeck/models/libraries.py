@@ -27,9 +27,7 @@ def build_timm(spec: ModelSpec, shape: Shape) -> nn.Module:
         if option in spec.options:
             raise LimbeckError(f"model {spec.name!r}: {option!r} comes from the data; remove the option")
     if ":" not in name and not timm.is_model(name):
-        raise LimbeckError(
-            f"timm has no model {name!r}{_hint(name, timm.list_models(), 'timm.list_models()')}"
-        )
+        raise LimbeckError(f"timm has no model {name!r}{_hint(name, timm.list_models(), 'timm.list_models()')}")
     try:
         model: nn.Module = timm.create_model(
             name, num_classes=shape.num_classes, in_chans=shape.in_channels, **spec.options
@@ -37,7 +35,10 @@ def build_timm(spec: ModelSpec, shape: Shape) -> nn.Module:
     except TypeError as error:
         raise LimbeckError(f"model {spec.name!r}: an option does not fit ({error})") from None
     except (OSError, RuntimeError) as error:
-        raise LimbeckError(f"model {spec.name!r} could not be built ({_short(error)})") from None
+        raise LimbeckError(
+            f"model {spec.name!r} could not be built ({_short(error)}); "
+            "pretrained weights need the internet: check the connection, or leave out `pretrained`"
+        ) from None
     return model
 
 
@@ -49,8 +50,7 @@ def build_torchvision(spec: ModelSpec, shape: Shape) -> nn.Module:
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
         raise LimbeckError(
-            f"torchvision has no classification model {name!r}"
-            f"{_hint(name, names, 'torchvision.models.list_models()')}"
+            f"torchvision has no classification model {name!r}{_hint(name, names, 'torchvision.models.list_models()')}"
         )
     if shape.in_channels != 3:
         raise LimbeckError(
@@ -73,9 +73,7 @@ def build_torchvision(spec: ModelSpec, shape: Shape) -> nn.Module:
         # The default of these two is to draw the weights anew from a truncated normal, with a warning.
         options.setdefault("init_weights", weights is None)
     try:
-        model: nn.Module = torchvision.models.get_model(
-            name, weights=None, num_classes=shape.num_classes, **options
-        )
+        model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=shape.num_classes, **options)
     except TypeError as error:
         raise LimbeckError(f"model {spec.name!r}: an option does not fit ({error})") from None
     if weights is not None:
@@ -83,9 +81,7 @@ def build_torchvision(spec: ModelSpec, shape: Shape) -> nn.Module:
         try:
             state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
         except OSError as error:
-            raise LimbeckError(
-                f"model {spec.name!r}: the weights could not be had ({_short(error)})"
-            ) from None
+            raise LimbeckError(f"model {spec.name!r}: the weights could not be had ({_short(error)})") from None
         model.load_state_dict(state)
     return model
 
@@ -107,9 +103,7 @@ def build_python(spec: ModelSpec, shape: Shape, *, trust_code: bool) -> nn.Modul
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise LimbeckError(
-            f"model {spec.name!r}: {error}; install it or put its folder on PYTHONPATH"
-        ) from None
+        raise LimbeckError(f"model {spec.name!r}: {error}; install it or put its folder on PYTHONPATH") from None
     functions = dict(inspect.getmembers(module, callable))
     if function_name not in functions:
         raise LimbeckError(

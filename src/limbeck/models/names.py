@@ -39,9 +39,7 @@ def build(
     if is_saved(Path(spec.name)):
         model = _load_fitting(spec, options, shape, trust_code)
     elif Path(spec.name).is_dir() and spec.name not in known_models():
-        raise LimbeckError(
-            f"{spec.name}: a folder without {CARD}; for a transformers folder write hf:{spec.name}"
-        )
+        raise LimbeckError(f"{spec.name}: a folder without {CARD}; for a transformers folder write hf:{spec.name}")
     else:
         model = build_untrained(ModelSpec(spec.name, options), shape, trust_code=trust_code)
     if weights is not None:

@@ -20,16 +20,12 @@ def _dense(in_features: int, hidden: Sequence[int], num_classes: int) -> nn.Sequ
     return nn.Sequential(*layers, nn.Linear(in_features, num_classes))
 
 
-def dense_teacher(
-    *, in_features: int = 784, num_classes: int = 10, hidden: Sequence[int] = (128, 64)
-) -> nn.Sequential:
+def dense_teacher(*, in_features: int = 784, num_classes: int = 10, hidden: Sequence[int] = (128, 64)) -> nn.Sequential:
     """784→128→64→10 with ReLU. Inputs (batch, …) of `in_features` values each, logits (batch, classes)."""
     return _dense(in_features, hidden, num_classes)
 
 
-def dense_student(
-    *, in_features: int = 784, num_classes: int = 10, hidden: Sequence[int] = (64,)
-) -> nn.Sequential:
+def dense_student(*, in_features: int = 784, num_classes: int = 10, hidden: Sequence[int] = (64,)) -> nn.Sequential:
     """784→64→10 with ReLU. Inputs (batch, …) of `in_features` values each, logits (batch, classes)."""
     return _dense(in_features, hidden, num_classes)
 
@@ -67,9 +63,7 @@ class ConvNet(nn.Module):
         features = widths[1] * grid[0] * grid[1]
         hidden = [nn.Dropout(dropout), nn.Linear(features, dense), nn.ReLU()] if dense else []
         self.pool = nn.AdaptiveAvgPool2d(grid)
-        self.head = nn.Sequential(
-            nn.Flatten(), *hidden, nn.Dropout(dropout), nn.Linear(dense or features, num_classes)
-        )
+        self.head = nn.Sequential(nn.Flatten(), *hidden, nn.Dropout(dropout), nn.Linear(dense or features, num_classes))
 
     @staticmethod
     def _stage(in_channels: int, width: int) -> nn.Sequential:

@@ -82,9 +82,7 @@ def save(
         "format": FORMAT,
         "limbeck": version("limbeck"),
         "task": task,
-        "model": None
-        if spec is None
-        else {**asdict(spec), "shape": None if shape is None else asdict(shape)},
+        "model": None if spec is None else {**asdict(spec), "shape": None if shape is None else asdict(shape)},
         "classes": list(classes),
         "preprocessing": None if preprocessing is None else asdict(preprocessing),
         "transformers": huggingface.describe(inner) if huggingface.is_transformers(inner) else None,
@@ -135,9 +133,7 @@ def read_card(folder: Path) -> SavedCard:
     data = read_json(path)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         got = data.get("format") if isinstance(data, dict) else type(data).__name__
-        raise LimbeckError(
-            f"{path}: expected format {FORMAT!r}, got {got!r}; save the model with this version"
-        )
+        raise LimbeckError(f"{path}: expected format {FORMAT!r}, got {got!r}; save the model with this version")
     try:
         model, pixels = data["model"], data["preprocessing"]
         shape = model and model["shape"]

@@ -40,13 +40,9 @@ class CifarVGG(nn.Module):
     ) -> None:
         super().__init__()
         if min(image_size) < 8:
-            raise LimbeckError(
-                f"image_size {tuple(image_size)}: a VGG needs 8×8 pixels or more; resize the images"
-            )
+            raise LimbeckError(f"image_size {tuple(image_size)}: a VGG needs 8×8 pixels or more; resize the images")
         channels = (in_channels, *WIDTHS)
-        stages = [
-            _stage(count, channels[index], channels[index + 1]) for index, count in enumerate(convolutions)
-        ]
+        stages = [_stage(count, channels[index], channels[index + 1]) for index, count in enumerate(convolutions)]
         self.layer1, self.layer2, self.layer3, self.layer4, self.layer5 = stages
         self.pool = nn.MaxPool2d(2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)

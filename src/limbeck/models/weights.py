@@ -29,9 +29,7 @@ def read_state_dict(path: Path) -> StateDict:
         LimbeckError: where there is no such file, it is cut short, or it holds more than tensors.
     """
     if not path.is_file():
-        raise LimbeckError(
-            f"{path}: no such file; `weights` must name a .safetensors or a torch state dict file"
-        )
+        raise LimbeckError(f"{path}: no such file; `weights` must name a .safetensors or a torch state dict file")
     held = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     for key in ("state_dict", "model"):
         if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
@@ -85,9 +83,7 @@ def load_strictly(model: nn.Module, state: Mapping[str, Tensor], source: object)
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        wrong = next(
-            (line.strip() for line in str(error).splitlines() if "size mismatch" in line), str(error)
-        )
+        wrong = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line), str(error))
         raise LimbeckError(
             f"{source}: does not fit {type(model).__name__}: {wrong.rstrip('.')}; "
             "build the model with the options and the number of classes that it was trained with"

@@ -23,9 +23,7 @@ class PreActivationBlock(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.convShortcut = (
-            nn.Conv2d(in_channels, width, 1, stride, bias=False) if in_channels != width else None
-        )
+        self.convShortcut = nn.Conv2d(in_channels, width, 1, stride, bias=False) if in_channels != width else None
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(batch, width, height / stride, width / stride) of (batch, in_channels, height, width)."""

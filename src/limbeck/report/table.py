@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -99,16 +100,22 @@ def table(results: Results) -> tuple[list[Column], list[Line]]:
     return columns, [Line(group, tuple(column.cell(group) for column in columns)) for group in groups]
 
 
+TERMINAL = ("accuracy", "agreement", "parameters", "p50")
+"""The columns that fit a terminal; the page has all of them."""
+
+
 def terminal_table(results: Results) -> Table:
-    """The table on its side, a column a model, so that it fits a terminal: mean ± deviation over the seeds."""
+    """A line for each model and checkpoint, the columns that a terminal has room for; mean ± deviation over seeds."""
     columns, lines = table(results)
-    view = Table("measure")
+    shown = [index for index, column in enumerate(columns) if column.key in TERMINAL]
+    view = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    view.add_column("model", no_wrap=True, overflow="fold")
+    for index in shown:
+        heading = f"{columns[index].title} {columns[index].direction}".replace(", ", "\n")
+        view.add_column(heading, justify="right", no_wrap=True)
     for line in lines:
         style = "bold" if line.group.role == "distilled" else ""
         # Text, not str: a name with brackets is not markup.
-        heading = Text(f"{line.group.label}\n{line.group.checkpoint}")
-        view.add_column(heading, style=style, justify="right", no_wrap=True)
-    view.add_row("seeds", *(str(len(line.group.rows)) for line in lines))
-    for index, column in enumerate(columns):
-        view.add_row(f"{column.title} {column.direction}", *(line.cells[index] for line in lines))
+        name = Text(f"{line.group.label}, {line.group.checkpoint}")
+        view.add_row(name, *(line.cells[index] for index in shown), style=style)
     return view
