@@ -8,7 +8,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import safetensors.torch
 import torch
@@ -70,6 +70,8 @@ class DistillTrainer(Trainer):
             callbacks=[_FollowStudent(), *(callbacks or [])],
             **trainer_options,
         )
+        if isinstance(self.train_dataset, _HasEpochs):
+            self.add_callback(_SetEpoch(self.train_dataset))
         # The loss divides by counts over the whole step, so the Trainer must not divide it again.
         self.model_accepts_loss_kwargs = True
         self._term_log = _TermLog(distiller)
@@ -221,6 +223,23 @@ def checkpoints(folder: Path) -> list[Path]:
 def last_checkpoint(folder: Path) -> Path | None:
     """The checkpoint to resume from, or None."""
     return next(reversed(checkpoints(folder)), None)
+
+
+@runtime_checkable
+class _HasEpochs(Protocol):
+    """A data set that shows its samples otherwise in each epoch."""
+
+    def set_epoch(self, epoch: int) -> None: ...
+
+
+class _SetEpoch(TrainerCallback):
+    """Tells the training data its epoch: accelerate does not where a run resumes within one, or on several processes."""
+
+    def __init__(self, dataset: _HasEpochs) -> None:
+        self._dataset = dataset
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        self._dataset.set_epoch(int(state.epoch or 0))
 
 
 class _FollowStudent(TrainerCallback):

@@ -191,7 +191,7 @@ def test_a_card_cannot_name_any_class(tmp_path: Path) -> None:
         preprocessing=None,
     )
     data = json.loads((tmp_path / "m" / "limbeck.json").read_text())
-    for name in ("pipeline", "logging", "NoSuchClass"):
+    for name in ("pipeline", "logging", "TrainingArguments", "NoSuchClass"):
         data["transformers"]["architecture"] = name
         (tmp_path / "m" / "limbeck.json").write_text(json.dumps(data))
         with pytest.raises(LimbeckError, match=rf"has no model class '{name}'"):
