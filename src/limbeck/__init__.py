@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from limbeck.results import Results, Row
     from limbeck.teachers import Ema, Ensemble, Live, Onnx
     from limbeck.trainer import DistillTrainer
-    from limbeck.training import TrainConfig
+    from limbeck.training import TrainConfig, train
 
 __version__ = "0.1.0"
 
@@ -39,6 +39,7 @@ _HOMES = {
     "distill": "api",
     "load": "models",
     "save": "models",
+    "train": "training",
 }
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "distill",
     "load",
     "save",
+    "train",
 ]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from torch import nn
+from torch.utils.data import IterableDataset
 
 from limbeck import report
 from limbeck.checks import LimbeckError
@@ -83,6 +84,8 @@ def distill(
     Raises:
         LimbeckError: data or models do not fit (classes, shapes, NaN, labels out of range).
     """
+    if seeds < 1:
+        raise LimbeckError(f"seeds must be at least 1, got {seeds}")
     terms = list(objective) if objective is not None else default_terms()
     config = config or TrainConfig()
     taught = as_teacher(teacher)
@@ -90,6 +93,14 @@ def distill(
     held_out, held_out_collate = as_training_data(eval_data, None)
     num_classes = _num_classes(taught, held_out, held_out_collate)
     split, collate = as_training_data(train_data, num_classes)
+    if isinstance(split, IterableDataset):
+        raise LimbeckError("training data without a length cannot be spread over epochs; give a map-style data set")
+    first = collate([split[0]])
+    if first["labels"].is_floating_point():
+        raise LimbeckError(
+            "limbeck.distill measures one label a sample; train several labels a sample with DistillTrainer and "
+            "SupervisedBCE and SigmoidKD terms"
+        )
     example = collate([split[index] for index in range(min(2, len(split)))])  # type: ignore[arg-type]
     make = _maker(student)
     candidates: list[Candidate] = []

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import IterableDataset
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
@@ -24,6 +25,7 @@ from limbeck.checks import LimbeckError
 from limbeck.distiller import Distiller
 from limbeck.files import staged_file
 from limbeck.metrics import PeakMemory
+from limbeck.sources import as_training_data
 from limbeck.trainer import DistillTrainer, last_checkpoint
 
 SELECTED = "selected.safetensors"
@@ -87,8 +89,8 @@ class Trained:
 def train(
     distiller: Distiller,
     train_data: Any,
-    validation_data: Any | None,
-    config: TrainConfig,
+    validation_data: Any | None = None,
+    config: TrainConfig | None = None,
     *,
     seed: int = 0,
     folder: Path | None = None,
@@ -100,13 +102,19 @@ def train(
     """Trains a Distiller's student for the whole budget, with a progress bar.
 
     Args:
+        train_data, validation_data: data sets, or pairs of arrays (inputs, labels), as `limbeck.distill` takes them.
         folder: where checkpoints go while it runs. If it holds one, training goes on from it. None: nowhere.
         label: what the progress bar says.
         metrics: from transformers' EvalPrediction to named numbers, among them `accuracy`; for validation.
         logs: a folder for TensorBoard, or None.
     """
-    if len(train_data) == 0:
-        raise LimbeckError(f"{label}: the training split is empty")
+    config = config or TrainConfig()
+    train_data, own_collate = as_training_data(train_data, None)
+    collate = collate or own_collate
+    if isinstance(train_data, IterableDataset):
+        raise LimbeckError(f"{label}: training data without a length cannot be spread over epochs; give a map-style set")
+    if validation_data is not None:
+        validation_data, _ = as_training_data(validation_data, None)
     with _folder(folder) as place:
         arguments, total_steps = _arguments(config, len(train_data), place, seed)
         optimizer = _optimizer(config, distiller)

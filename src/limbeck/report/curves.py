@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from limbeck.report.details import Curve, Details, Reliability
 from limbeck.report.groups import Group
-from limbeck.report.svg import INK, SMALL, Picture, colour_of, draw, short
+from limbeck.report.svg import INK, SMALL, Picture, colour_of, draw, logarithmic, short
 
 DASHES = ("-", "--", ":", "-.")
 LOG_SPAN = 50.0
@@ -62,7 +62,7 @@ def _learning_curve(key: str, histories: list[tuple[Group, Histories]]) -> Pictu
         lowest = min(float(line[3].min()) for line in lines)
         highest = max(float(line[4].max()) for line in lines)
         if not accuracy and lowest > 0 and highest / lowest > LOG_SPAN:
-            axes.set_yscale("log")
+            logarithmic(axes, "y")
         axes.set_xlabel("step")
         axes.set_ylabel("accuracy, %" if accuracy else "before its weight" if key != "loss" else "loss")
         axes.margins(x=0.02)
@@ -149,13 +149,14 @@ def reliability(found: Sequence[tuple[Group, list[Details]]]) -> list[Picture]:
                 label=group.label,
             )
         axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")
-        axes.legend(loc="upper left")
+        axes.legend(loc="lower right")
 
     text = "Accuracy against confidence in bins of equal width; below the diagonal a model is too sure."
     return [Picture("Reliability", text, draw(paint))]
 
 
 def _filled(bins: Reliability) -> tuple[list[float], list[float]]:
+    """Confidence and accuracy of the bins with enough samples to tell."""
     pairs = [
         (c, a) for c, a in zip(bins.confidence, bins.accuracy, strict=True) if c is not None and a is not None
     ]

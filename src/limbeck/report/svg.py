@@ -7,11 +7,12 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 # Colours that the style sheet replaces, so that a figure is legible in the light and in the dark page.
 INK, GRID = "#24292e", "#dfe3e8"
@@ -28,7 +29,7 @@ VARIABLES = {
     BAD: "bad",
 }
 
-WIDE, SMALL = (4.6, 3.1), (3.0, 2.5)
+WIDE, MEDIUM, SMALL = (4.6, 3.1), (3.6, 3.0), (3.0, 2.5)
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -107,6 +108,15 @@ def with_unique_ids(svg: str, prefix: str) -> str:
 def colour_of(role: str) -> str:
     """The colour of a model in every figure."""
     return {"teacher": TEACHER, "alone": ALONE, "distilled": DISTILLED}.get(role, OTHER)
+
+
+def logarithmic(axes: Axes, which: Literal["x", "y"]) -> None:
+    """Makes an axis logarithmic with plain numbers at 1, 2 and 5: matplotlib's own labels are mathematics."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axes.set(**{f"{which}scale": "log"})
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def short(name: str, length: int = 16) -> str:

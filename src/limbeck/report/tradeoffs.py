@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from limbeck.metrics import mean_std
 from limbeck.report.groups import Group, Kind
-from limbeck.report.svg import Picture, colour_of, draw
+from limbeck.report.svg import MEDIUM, Picture, colour_of, draw, logarithmic
 
 COSTS: tuple[tuple[Kind, str, float, str, str], ...] = (
     ("size", "parameters", 1e6, "parameters", "parameters, millions"),
@@ -31,15 +31,14 @@ def tradeoffs(groups: list[Group]) -> list[Picture]:
             f"{g.label} {100 * (g.mean('metrics', 'accuracy') or 0):.1f} % at {x:.3g}"
             for g, x in zip(shown, points, strict=True)
         )
-        svg = draw(partial(_scatter, groups=shown, xs=points, axis=axis))
+        svg = draw(partial(_scatter, groups=shown, xs=points, axis=axis), MEDIUM)
         pictures.append(Picture(f"Accuracy against {title}", f"Accuracy against {axis}: {text}.", svg))
     return pictures
 
 
 def _scatter(axes: Axes, groups: list[Group], xs: list[float], axis: str) -> None:
     if min(xs) > 0 and max(xs) / min(xs) > 4:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+        logarithmic(axes, "x")
     settings = list(dict.fromkeys(group.setting for group in groups))
     heights = []
     for group, x in zip(groups, xs, strict=True):
@@ -68,7 +67,7 @@ def _label(axes: Axes, groups: list[Group], xs: list[float], ys: list[float]) ->
     taken: dict[bool, float] = {}
     for index in sorted(range(len(groups)), key=lambda i: places[i][1]):
         x, y = places[index]
-        left = x > 0.55
+        left = x > 0.5
         height = max(y, taken.get(left, -1.0) + LABEL_GAP)
         taken[left] = height
         axes.annotate(
