@@ -79,7 +79,7 @@ class Objective(nn.Module):
         """The loss to minimise, and each term's mean before its weight.
 
         `denominators` of shape (terms,) replace the batch's own counts where a step is spread over several batches or
-        processes, so that their losses add up to the mean over all.
+        processes, so that their losses add up to the mean over all; none may be 0.
         """
         total: Tensor | None = None
         means: dict[str, Tensor] = {}
@@ -122,7 +122,8 @@ def _mean(values: Tensor, where: Tensor | None, denominator: Tensor | None) -> T
     if where is None:
         return values.mean() if denominator is None else values.sum() / denominator
     summed = torch.where(where, values, 0.0).sum()
-    return summed / (where.sum() if denominator is None else denominator).clamp(min=1)
+    # A share of a count over several processes may be below 1, so a given denominator is taken as it is.
+    return summed / (where.sum().clamp(min=1) if denominator is None else denominator)
 
 
 def _named(terms: Sequence[Term]) -> list[Term]:

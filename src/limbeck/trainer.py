@@ -100,7 +100,7 @@ class DistillTrainer(Trainer):
         counts: Tensor = torch.stack([self._counts(batch) for batch in batch_samples]).sum(0).to(device)
         if world > 1:
             counts = cast("Tensor", self.accelerator.reduce(counts, reduction="sum"))
-        shared: Tensor = counts / world
+        shared: Tensor = counts.clamp(min=1) / world
         return shared
 
     def _counts(self, batch: dict[str, Tensor]) -> Tensor:
