@@ -137,7 +137,9 @@ def main() -> None:
     results = {}
     for name, (make, shape, steps, bar) in jobs.items():
         results[name] = found = compare(make, shape, steps, options.rounds) | {"bar": bar}
-        print(f"{name:36}{found['bare_ms']:10.3f}{found['limbeck_ms']:13.3f}{found['ratio']:8.2f}{bar:6.2f}", flush=True)
+        print(
+            f"{name:36}{found['bare_ms']:10.3f}{found['limbeck_ms']:13.3f}{found['ratio']:8.2f}{bar:6.2f}", flush=True
+        )
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps({"threads": options.threads, "jobs": results}, indent=1))
 

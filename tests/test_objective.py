@@ -73,7 +73,9 @@ def test_parts_with_shared_denominators_add_up() -> None:
     whole, _ = objective(student, teacher, labels)
     total = objective.counts(labels[:3], 3) + objective.counts(labels[3:], 3)
     parts = [
-        objective(Signal({"logits": student["logits"][at]}), Signal({"logits": teacher["logits"][at]}), labels[at], total)
+        objective(
+            Signal({"logits": student["logits"][at]}), Signal({"logits": teacher["logits"][at]}), labels[at], total
+        )
         for at in (slice(0, 3), slice(3, 6))
     ]
     torch.testing.assert_close(parts[0][0] + parts[1][0], whole)

@@ -18,7 +18,9 @@ from limbeck.types import Preprocessing
 
 def net(seed: int = 0, classes: int = 3) -> nn.Module:
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, classes))
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, classes)
+    )
 
 
 BATCH = {"inputs": torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(1))}

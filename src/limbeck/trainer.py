@@ -6,10 +6,14 @@ import copy
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
+import accelerate.accelerator
+import accelerate.optimizer
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -117,7 +121,8 @@ class DistillTrainer(Trainer):
         """Trains as transformers.Trainer does; raises LimbeckError if the teacher was changed by it."""
         modules = list(self.model.teacher.modules()) if self.model.teacher is not None else []
         before = fingerprint(modules)
-        result = super().train(*args, **kwargs)
+        with _lookups_made_once():
+            result = super().train(*args, **kwargs)
         if fingerprint(modules) != before:
             raise LimbeckError(
                 "the teacher changed during training; something outside limbeck trains it or runs it in train mode "
@@ -223,6 +228,22 @@ def checkpoints(folder: Path) -> list[Path]:
 def last_checkpoint(folder: Path) -> Path | None:
     """The checkpoint to resume from, or None."""
     return next(reversed(checkpoints(folder)), None)
+
+
+@contextmanager
+def _lookups_made_once() -> Iterator[None]:
+    """Lets accelerate look for the LOMO package once a run: it searches all of sys.path twice a step, which is a tenth
+    of a small model's step."""
+    name = "is_lomo_available"
+    modules = (accelerate.accelerator, accelerate.optimizer)
+    found = {module: vars(module)[name] for module in modules if name in vars(module)}
+    for module, lookup in found.items():
+        setattr(module, name, cache(lookup))
+    try:
+        yield
+    finally:
+        for module, lookup in found.items():
+            setattr(module, name, lookup)
 
 
 @runtime_checkable

@@ -112,7 +112,9 @@ def train(
     train_data, own_collate = as_training_data(train_data, None)
     collate = collate or own_collate
     if isinstance(train_data, IterableDataset):
-        raise LimbeckError(f"{label}: training data without a length cannot be spread over epochs; give a map-style set")
+        raise LimbeckError(
+            f"{label}: training data without a length cannot be spread over epochs; give a map-style set"
+        )
     if validation_data is not None:
         validation_data, _ = as_training_data(validation_data, None)
     with _folder(folder) as place:

@@ -106,9 +106,7 @@ def test_details_agree_with_scikit_learn_and_the_metrics() -> None:
     bins = details["reliability"]
     assert sum(bins["count"]) == 500
     ece = sum(
-        n / 500 * abs(a - c)
-        for n, a, c in zip(bins["count"], bins["accuracy"], bins["confidence"], strict=True)
-        if n
+        n / 500 * abs(a - c) for n, a, c in zip(bins["count"], bins["accuracy"], bins["confidence"], strict=True) if n
     )
     assert ece == pytest.approx(classification_metrics(logits, labels)["ece"], abs=1e-6)
     assert json.loads(json.dumps(details, allow_nan=False)) == details

@@ -29,9 +29,7 @@ class Tied(nn.Module):
 
 def test_a_convolution_by_hand() -> None:
     """Multiply-adds reported as FLOPs, a batch reported as a sample, or buffers left out of the bytes."""
-    model = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 16, 5)
-    )
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 16, 5))
     size = size_of(model, torch.zeros(7, 3, 4, 4))
     parameters = 8 * 3 * 9 + 8 + 16 + 8 * 16 * 5 + 5
     assert size["parameters"] == size["trainable_parameters"] == parameters

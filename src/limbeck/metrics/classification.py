@@ -62,9 +62,7 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
         # Probabilities, not logits: torchmetrics takes logits that happen to lie in [0, 1] for probabilities.
         "ece": float(multiclass_calibration_error(probabilities, labels, classes, n_bins=CALIBRATION_BINS)),
         "micro_average_precision": float(average_precision_score(positives, scores, average="micro")),
-        "macro_average_precision": float(
-            np.mean(_average_precisions(positives[:, present], scores[:, present]))
-        ),
+        "macro_average_precision": float(np.mean(_average_precisions(positives[:, present], scores[:, present]))),
     }
     return metrics
 
@@ -96,9 +94,7 @@ def classification_details(logits: Tensor, labels: Tensor, classes: Sequence[str
     scores = probabilities.numpy()
     positives = _one_hot(truth, len(classes))
     every = np.arange(len(classes))
-    precision, recall, f1, support = precision_recall_fscore_support(
-        truth, predicted, labels=every, zero_division=0
-    )
+    precision, recall, f1, support = precision_recall_fscore_support(truth, predicted, labels=every, zero_division=0)
     present = np.flatnonzero(positives.any(axis=0))
     precisions = dict(
         zip(present.tolist(), _average_precisions(positives[:, present], scores[:, present]), strict=True)

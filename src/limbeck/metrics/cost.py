@@ -31,13 +31,9 @@ def size_of(model: nn.Module, example_inputs: Tensor | Mapping[str, Tensor]) -> 
     tensors = [example_inputs] if isinstance(example_inputs, Tensor) else list(example_inputs.values())
     samples = len(tensors[0]) if tensors and tensors[0].ndim else 0
     if samples == 0:
-        raise LimbeckError(
-            "size: expected example inputs of at least one sample, got none; give a batch (batch, …)"
-        )
+        raise LimbeckError("size: expected example inputs of at least one sample, got none; give a batch (batch, …)")
     state = [value for value in model.state_dict().values() if isinstance(value, Tensor)]
-    unique = {
-        (t.data_ptr(), t.shape, t.stride(), t.dtype): t.numel() * t.element_size() for t in state if t.numel()
-    }
+    unique = {(t.data_ptr(), t.shape, t.stride(), t.dtype): t.numel() * t.element_size() for t in state if t.numel()}
     with _evaluating(model), FlopCounterMode(display=False) as counter:
         if isinstance(example_inputs, Tensor):
             model(example_inputs)

@@ -31,9 +31,7 @@ def fidelity(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> 
     }
     labelled = labels != UNLABELLED
     if labelled.any():
-        student_right, teacher_right = (
-            (logits.argmax(-1) == labels)[labelled] for logits in (student, teacher)
-        )
+        student_right, teacher_right = ((logits.argmax(-1) == labels)[labelled] for logits in (student, teacher))
         parts = {
             "both_right": student_right & teacher_right,
             "both_wrong": ~student_right & ~teacher_right,
@@ -44,9 +42,7 @@ def fidelity(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> 
     return values
 
 
-def disagreements(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, k: int
-) -> dict[str, list[int]]:
+def disagreements(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, k: int) -> dict[str, list[int]]:
     """Up to `k` sample indices each of what is worth looking at; shapes as in `fidelity`.
 
     - `lost`: the teacher is right and the student wrong, the student's most confident mistake first;

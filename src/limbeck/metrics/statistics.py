@@ -44,8 +44,7 @@ def paired(metric: str, a: str, b: str, values_a: Sequence[float], values_b: Seq
     left, right = np.asarray(values_a, dtype=np.float64), np.asarray(values_b, dtype=np.float64)
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
         raise LimbeckError(
-            f"{metric}: a seed of {a} or {b} is not finite: its training diverged; "
-            "leave it out or run it again"
+            f"{metric}: a seed of {a} or {b} is not finite: its training diverged; leave it out or run it again"
         )
     return Claim(metric, a, b, mean_a, mean_b, std_a, std_b, _p_value(left, right), len(values_a))
 

@@ -65,13 +65,11 @@ def difference_figure(student: str, other: str, classes: list[str], change: np.n
             better = (value > 0) == (row == column)
             alpha = FULL_COLOUR * max(abs(value) / strongest, 0.06)
             axes.add_patch(
-                Rectangle(
-                    (column - 0.5, row - 0.5), 1, 1, color=GOOD if better else BAD, alpha=alpha, linewidth=0
-                )
+                Rectangle((column - 0.5, row - 0.5), 1, 1, color=GOOD if better else BAD, alpha=alpha, linewidth=0)
             )
             if count <= WRITTEN_CLASSES:
                 text = f"{value:+.1f}".replace("-", "−")
-                axes.text(column, row, text, ha="center", va="center", fontsize=8 if count <= 8 else 5.8)
+                axes.text(column, row, text, ha="center", va="center", fontsize=8 if count <= 8 else 6.6)
         names = [short(name, 12) for name in classes]
         size = 8 if count <= WRITTEN_CLASSES else 6
         turned = max(map(len, names)) > 2

@@ -15,6 +15,7 @@ DASHES = ("-", "--", ":", "-.")
 LOG_SPAN = 50.0
 POINTS = 150
 WORST = 6
+FEWEST_SAMPLES = 10
 
 Histories = list[list[dict[str, float | None]]]
 
@@ -40,13 +41,7 @@ def _learning_curve(key: str, histories: list[tuple[Group, Histories]]) -> Pictu
         return None
     accuracy = key == "eval_accuracy"
     scale = 100.0 if accuracy else 1.0
-    name = (
-        "Evaluation accuracy"
-        if accuracy
-        else "Loss"
-        if key == "loss"
-        else f"Term “{key.removeprefix('term/')}”"
-    )
+    name = "Evaluation accuracy" if accuracy else "Loss" if key == "loss" else f"Term “{key.removeprefix('term/')}”"
 
     def paint(axes: Axes) -> None:
         for group, steps, mean, low, high in lines:
@@ -66,6 +61,8 @@ def _learning_curve(key: str, histories: list[tuple[Group, Histories]]) -> Pictu
         axes.set_xlabel("step")
         axes.set_ylabel("accuracy, %" if accuracy else "before its weight" if key != "loss" else "loss")
         axes.margins(x=0.02)
+        if accuracy:
+            axes.set_ylim(top=min(axes.get_ylim()[1], 101.0))
         axes.legend()
 
     ends = "; ".join(f"{line[0].label} ends at {scale * line[2][-1]:.3g}" for line in lines)
@@ -101,11 +98,11 @@ def precision_recall(found: Sequence[tuple[Group, list[Details]]]) -> list[Pictu
         return []
     pictures = [_recall_picture("All classes", [(g, c.micro) for g, c in models])]
     judge = next((c for g, c in models if g.role == "distilled"), models[0][1])
-    base = models[0][0].setting
-    for name in sorted(judge.per_class, key=lambda name: _area(judge.per_class[name]))[:WORST]:
-        lines = [(g, c.per_class[name]) for g, c in models if name in c.per_class and g.setting == base]
-        if lines:
-            pictures.append(_recall_picture(name, lines, small=True))
+    peers = [(g, c.per_class) for g, c in models if g.setting == models[0][0].setting]
+    # With many classes each model keeps other curves; one alone compares nothing.
+    names = [name for name in judge.per_class if sum(name in c for _, c in peers) >= min(2, len(peers))]
+    for name in sorted(names, key=lambda name: _area(judge.per_class[name]))[:WORST]:
+        pictures.append(_recall_picture(name, [(g, c[name]) for g, c in peers if name in c], small=True))
     return pictures
 
 
@@ -157,7 +154,6 @@ def reliability(found: Sequence[tuple[Group, list[Details]]]) -> list[Picture]:
 
 def _filled(bins: Reliability) -> tuple[list[float], list[float]]:
     """Confidence and accuracy of the bins with enough samples to tell."""
-    pairs = [
-        (c, a) for c, a in zip(bins.confidence, bins.accuracy, strict=True) if c is not None and a is not None
-    ]
+    bars = zip(bins.confidence, bins.accuracy, bins.count, strict=True)
+    pairs = [(c, a) for c, a, n in bars if c is not None and a is not None and n >= FEWEST_SAMPLES]
     return [c for c, _ in pairs], [a for _, a in pairs]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,13 @@ def _environment() -> Environment:
         return Markup(with_unique_ids(picture.svg, f"f{next(numbers)}"))
 
     environment.filters["inline"] = inline
+    environment.filters["glue"] = _glue
     return environment
+
+
+def _glue(sentence: str) -> str:
+    """Keeps a number on the line of its unit or its symbol."""
+    return re.sub(r"(?<=[\d=<]) (?=[%\d])|(?<=\d) (?=points|seeds)|(?<=\bp) (?=[=<])", "\u00a0", sentence)
 
 
 def _tiles(results: Results, groups: list[Group]) -> list[Tile]:

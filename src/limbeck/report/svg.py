@@ -82,9 +82,7 @@ def draw(paint: Callable[[Axes], None], size: tuple[float, float] = WIDE) -> str
         figure = Figure(figsize=size, layout="constrained")
         paint(figure.add_subplot())
         buffer = io.StringIO()
-        figure.savefig(
-            buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-        )
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return _clean(buffer.getvalue())
 
 

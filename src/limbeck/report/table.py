@@ -63,15 +63,14 @@ class Column:
         if not values:
             return MISSING
         mean, std = mean_std(values)
-        return self.show(mean, std if len(values) > 1 else None)
+        # A size or a latency that was measured once for all seeds has no spread to tell.
+        return self.show(mean, std if len(values) > 1 and (std > 0 or self.kind == "metrics") else None)
 
 
 COLUMNS = (
     Column("metrics", "accuracy", "accuracy, %", "↑", "share of test samples answered rightly", _percent),
     Column("metrics", "top5", "top-5, %", "↑", "share with the truth among the first five answers", _percent),
-    Column(
-        "metrics", "macro_f1", "macro-F1, %", "↑", "F1 averaged over classes, rare ones as much", _percent
-    ),
+    Column("metrics", "macro_f1", "macro-F1, %", "↑", "F1 averaged over classes, rare ones as much", _percent),
     Column("metrics", "nll", "NLL", "↓", "negative log-likelihood of the truth, nats", _plain),
     Column("metrics", "ece", "ECE, %", "↓", "expected calibration error, 15 bins", _percent),
     Column("metrics", "agreement", "agreement, %", "↑", "share answered as the teacher answers", _percent),
@@ -81,7 +80,14 @@ COLUMNS = (
     Column("size", "flops", "FLOPs", "↓", "floating-point operations a sample", scaled),
     Column("latency", "p50", "latency, ms", "↓", "median time of a forward pass", _time),
     Column("cost", "train_seconds", "training, s", "↓", "time to train", _time),
-    Column("cost", "peak_memory_bytes", "peak memory", "↓", "most memory in use while training", _bytes),
+    Column(
+        "cost",
+        "peak_memory_bytes",
+        "peak memory",
+        "↓",
+        "most memory while training, above what was in use before",
+        _bytes,
+    ),
 )
 
 

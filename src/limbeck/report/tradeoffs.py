@@ -5,16 +5,19 @@ from __future__ import annotations
 from functools import partial
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from limbeck.metrics import mean_std
 from limbeck.report.groups import Group, Kind
 from limbeck.report.svg import MEDIUM, Picture, colour_of, draw, logarithmic
 
 COSTS: tuple[tuple[Kind, str, float, str, str], ...] = (
-    ("size", "parameters", 1e6, "parameters", "parameters, millions"),
-    ("size", "bytes", 1e6, "size", "size of the weights, MB"),
-    ("latency", "p50", 1.0, "latency", "latency, ms (median)"),
+    ("size", "parameters", 1.0, "parameters", ""),
+    ("size", "bytes", 1.0, "size of the weights", "B"),
+    ("latency", "p50", 1e-3, "median latency", "s"),
 )
+"""Where a row has a cost, its factor to the unit, its name and its unit."""
+
 MARKERS = ("o", "s", "^", "D", "v")
 LABEL_GAP = 0.075
 
@@ -22,23 +25,26 @@ LABEL_GAP = 0.075
 def tradeoffs(groups: list[Group]) -> list[Picture]:
     """Accuracy against parameters, bytes and latency, each where at least two models have both."""
     pictures = []
-    for kind, key, unit, title, axis in COSTS:
+    for kind, key, factor, name, unit in COSTS:
+        figure = EngFormatter(unit, places=1)
         shown = [g for g in groups if g.values("metrics", "accuracy") and g.values(kind, key)]
         if len(shown) < 2:
             continue
-        points = [(g.mean(kind, key) or 0.0) / unit for g in shown]
+        points = [factor * (g.mean(kind, key) or 0.0) for g in shown]
         text = "; ".join(
-            f"{g.label} {100 * (g.mean('metrics', 'accuracy') or 0):.1f} % at {x:.3g}"
+            f"{g.label} {100 * (g.mean('metrics', 'accuracy') or 0):.1f} % at {figure(x)}"
             for g, x in zip(shown, points, strict=True)
         )
-        svg = draw(partial(_scatter, groups=shown, xs=points, axis=axis), MEDIUM)
-        pictures.append(Picture(f"Accuracy against {title}", f"Accuracy against {axis}: {text}.", svg))
+        svg = draw(partial(_scatter, groups=shown, xs=points, name=name, unit=unit), MEDIUM)
+        pictures.append(Picture(f"Accuracy against {name}", f"Accuracy against {name}: {text}.", svg))
     return pictures
 
 
-def _scatter(axes: Axes, groups: list[Group], xs: list[float], axis: str) -> None:
+def _scatter(axes: Axes, groups: list[Group], xs: list[float], name: str, unit: str) -> None:
     if min(xs) > 0 and max(xs) / min(xs) > 4:
         logarithmic(axes, "x")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
     settings = list(dict.fromkeys(group.setting for group in groups))
     heights = []
     for group, x in zip(groups, xs, strict=True):
@@ -54,7 +60,9 @@ def _scatter(axes: Axes, groups: list[Group], xs: list[float], axis: str) -> Non
             elinewidth=1,
         )
     axes.margins(x=0.28, y=0.18)
-    axes.set_xlabel(axis)
+    axes.set_ylim(top=min(axes.get_ylim()[1], 101.0))
+    axes.xaxis.set_major_formatter(EngFormatter(unit))
+    axes.set_xlabel(name)
     axes.set_ylabel("accuracy, %")
     _label(axes, groups, xs, heights)
 

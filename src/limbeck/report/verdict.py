@@ -36,9 +36,7 @@ def teacher_of(groups: list[Group], student: Group) -> Group | None:
 
 def _sentence(results: Results, groups: list[Group], student: Group) -> str:
     subject = (
-        f"In the setting “{student.setting}”, the distilled student"
-        if student.setting
-        else "The distilled student"
+        f"In the setting “{student.setting}”, the distilled student" if student.setting else "The distilled student"
     )
     accuracy = student.mean("metrics", METRIC)
     if accuracy is None:
@@ -62,9 +60,7 @@ def _kept(accuracy: float, student: Group, teacher: Group | None) -> str:
 
 def _outcome(accuracy: float, alone: Group | None, claim: Claim | None) -> str:
     if alone is None and claim is None:
-        return (
-            "; it was not compared with the same student trained alone, so nothing is claimed for distilling."
-        )
+        return "; it was not compared with the same student trained alone, so nothing is claimed for distilling."
     if claim is None or claim.p is None:
         return _no_claim(accuracy, alone, claim)
     difference = claim.mean_a - claim.mean_b
@@ -83,18 +79,12 @@ def _no_claim(accuracy: float, alone: Group | None, claim: Claim | None) -> str:
     against = claim.mean_b if claim else alone.mean("metrics", METRIC) if alone else None
     seeds = claim.seeds if claim else len(alone.rows) if alone else 0
     mean = claim.mean_a if claim else accuracy
-    seen = (
-        ""
-        if against is None
-        else f" ({signed_points(mean - against)} against the same student trained alone)"
-    )
+    seen = "" if against is None else f" ({signed_points(mean - against)} against the same student trained alone)"
     if seeds <= 1:
         return f"; one seed, so nothing is claimed for distilling{seen}: run at least three."
     if claim is None:
         return f"; nothing is claimed for distilling, as the seeds were not compared{seen}."
-    return (
-        f"; all seeds differ by the same amount, so nothing is claimed for distilling{seen}: run more seeds."
-    )
+    return f"; all seeds differ by the same amount, so nothing is claimed for distilling{seen}: run more seeds."
 
 
 def percent(share: float) -> str:

@@ -47,9 +47,7 @@ def labels_fit(labels: Tensor, num_classes: int | None, where: str) -> None:
     if not labels.is_floating_point():
         labels_in_range(labels, num_classes, where)
     elif labels.shape[1] != num_classes:
-        raise LimbeckError(
-            f"{where}: labels have {labels.shape[1]} columns, the models {num_classes} classes"
-        )
+        raise LimbeckError(f"{where}: labels have {labels.shape[1]} columns, the models {num_classes} classes")
 
 
 def collate_samples(batch: Mapping[str, Tensor] | Sequence[Any]) -> dict[str, Tensor]:
@@ -107,8 +105,7 @@ def _renamed(sample: Mapping[str, Any]) -> dict[str, Any]:
     label = next((name for name in LABEL_NAMES if name in sample), None)
     if inputs is None and "input_ids" not in sample:
         raise LimbeckError(
-            f"training data: no input among {', '.join(map(str, sample))}; call it one of "
-            f"{', '.join(INPUT_NAMES)}"
+            f"training data: no input among {', '.join(map(str, sample))}; call it one of {', '.join(INPUT_NAMES)}"
         )
     renamed = {name: value for name, value in sample.items() if name not in (inputs, label)}
     if inputs is not None:

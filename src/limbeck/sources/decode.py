@@ -77,9 +77,7 @@ def _eight_bit(image: Image.Image, channels: int, name: str) -> Image.Image:
     if image.mode.startswith("I;16"):  # Pillow's own conversion cuts off at 255 instead of scaling
         image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
     elif image.mode in ("I", "F"):
-        raise LimbeckError(
-            f"{name}: expected 8 or 16 bits a pixel, got 32 (mode {image.mode}); convert it first"
-        )
+        raise LimbeckError(f"{name}: expected 8 or 16 bits a pixel, got 32 (mode {image.mode}); convert it first")
     if image.mode == "P":  # a palette may be transparent, which Pillow converts in two steps only
         image = image.convert("RGBA")
     return image.convert("L" if channels == 1 else "RGB")

@@ -41,9 +41,7 @@ def read(path: str, size: int | None) -> Source:
     root = Path(path).expanduser()
     if not root.is_dir():
         raise LimbeckError(f"folder:{path}: no such folder; it must hold one folder of images a class")
-    named = {
-        SPLIT_NAMES[sub.name.lower()]: sub for sub in _subfolders(root) if sub.name.lower() in SPLIT_NAMES
-    }
+    named = {SPLIT_NAMES[sub.name.lower()]: sub for sub in _subfolders(root) if sub.name.lower() in SPLIT_NAMES}
     splits = named if "train" in named else {"train": root}
     found = {part: {sub.name: _files(sub) for sub in _subfolders(folder)} for part, folder in splits.items()}
     for part, by_class in found.items():
@@ -55,24 +53,18 @@ def read(path: str, size: int | None) -> Source:
     for by_class in found.values():
         for name, files in by_class.items():
             if not files and not any(other.get(name) for other in found.values()):
-                raise LimbeckError(
-                    f"{root}: class folder {name!r} has no image; add some or remove the folder"
-                )
+                raise LimbeckError(f"{root}: class folder {name!r} has no image; add some or remove the folder")
     classes = tuple(sorted({name for by_class in found.values() for name in by_class} - {UNLABELLED_FOLDER}))
     index = {name: number for number, name in enumerate(classes)} | {UNLABELLED_FOLDER: UNLABELLED}
     paths, labels = {}, {}
     for part, by_class in found.items():
         paths[part] = tuple(file for files in by_class.values() for file in files)
-        labels[part] = np.repeat(
-            [index[name] for name in by_class], [len(files) for files in by_class.values()]
-        )
+        labels[part] = np.repeat([index[name] for name in by_class], [len(files) for files in by_class.values()])
     check_classes(labels, classes, str(root))
     images = decoded({part: Files(files) for part, files in paths.items()}, size)
     return Source(
         {
-            part: Part(
-                images[part], labels[part], path_ids([file.relative_to(root).as_posix() for file in files])
-            )
+            part: Part(images[part], labels[part], path_ids([file.relative_to(root).as_posix() for file in files]))
             for part, files in paths.items()
         },
         classes,

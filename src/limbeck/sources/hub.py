@@ -52,9 +52,7 @@ def _load(name: str) -> dict[str, datasets.Dataset]:
             f"datasets:{name}: cannot be loaded ({reason}); give a folder, or a name on the hub while online"
         ) from None
     splits = {"train": found} if isinstance(found, datasets.Dataset) else dict(found)
-    known = {
-        SPLIT_NAMES[split.lower()]: data for split, data in splits.items() if split.lower() in SPLIT_NAMES
-    }
+    known = {SPLIT_NAMES[split.lower()]: data for split, data in splits.items() if split.lower() in SPLIT_NAMES}
     if "train" not in known:
         raise LimbeckError(f"datasets:{name}: no train split; it has {', '.join(splits)}")
     return known
@@ -84,15 +82,11 @@ def _label_column(features: dict[str, Any], given: str | None, where: str) -> st
             return column
     labels = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     if len(labels) != 1:
-        raise LimbeckError(
-            f"{where}: no label column among {', '.join(features)}; say which it is with label_column"
-        )
+        raise LimbeckError(f"{where}: no label column among {', '.join(features)}; say which it is with label_column")
     return labels[0]
 
 
-def _labels(
-    parts: dict[str, datasets.Dataset], column: str, where: str
-) -> tuple[dict[str, Integers], tuple[str, ...]]:
+def _labels(parts: dict[str, datasets.Dataset], column: str, where: str) -> tuple[dict[str, Integers], tuple[str, ...]]:
     """Labels (n,) by part, and the classes; a missing label is -1."""
     feature = parts["train"].features[column]
     values = {part: list(data[column]) for part, data in parts.items()}
@@ -109,9 +103,7 @@ def _labels(
     elif found and all(isinstance(value, str) for value in found):
         classes = tuple(sorted(found))
     elif found and all(isinstance(value, int | float) for value in found):
-        classes = number_classes(
-            (int(value) for value in found if value != UNLABELLED), f"{where}: column {column!r}"
-        )
+        classes = number_classes((int(value) for value in found if value != UNLABELLED), f"{where}: column {column!r}")
     else:
         raise LimbeckError(f"{where}: column {column!r} is {feature}; expected class names or whole numbers")
     index = {name: number for number, name in enumerate(classes)}
@@ -121,9 +113,7 @@ def _labels(
             return UNLABELLED
         return index[value] if isinstance(value, str) else int(value)
 
-    return {
-        part: np.array([number(value) for value in found], np.int64) for part, found in values.items()
-    }, classes
+    return {part: np.array([number(value) for value in found], np.int64) for part, found in values.items()}, classes
 
 
 def read(name: str, size: int | None, image_column: str | None, label_column: str | None) -> Source:
@@ -140,9 +130,7 @@ def read(name: str, size: int | None, image_column: str | None, label_column: st
         del parts["test"], labels["test"]  # the hub's competitions keep the test labels to themselves
     check_classes(labels, classes, where)
     encoded = {
-        part: ArrowColumn(
-            data.select_columns([image]).cast_column(image, datasets.Image(decode=False)), image, where
-        )
+        part: ArrowColumn(data.select_columns([image]).cast_column(image, datasets.Image(decode=False)), image, where)
         for part, data in parts.items()
     }
     images = decoded(encoded, size)

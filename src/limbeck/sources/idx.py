@@ -79,9 +79,7 @@ def read_folder(folder: Path, size: int | None, prefix: str = "", classes: tuple
         images = read_idx(image_file, 3)
         labels = read_idx(_file(folder, prefix, f"{stem}-labels-idx1-ubyte"), 1).astype(np.int64)
         if len(images) != len(labels):
-            raise LimbeckError(
-                f"{image_file}: {len(images)} images but {len(labels)} labels; take files of one set"
-            )
+            raise LimbeckError(f"{image_file}: {len(images)} images but {len(labels)} labels; take files of one set")
         arrays[part] = (images[:, None], labels)
     if not classes:
         largest = max((int(labels.max()) for _, labels in arrays.values() if len(labels)), default=-1)
@@ -94,9 +92,7 @@ def read_path(path: str, size: int | None) -> Source:
     """`idx:FOLDER`: the four files of a folder, with or without the prefix `mnist_`."""
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        raise LimbeckError(
-            f"idx:{path}: no such folder; it must hold train-images-idx3-ubyte[.gz] and its three kin"
-        )
+        raise LimbeckError(f"idx:{path}: no such folder; it must hold train-images-idx3-ubyte[.gz] and its three kin")
     prefix = "mnist_" if any(folder.glob("mnist_train-images-idx3-ubyte*")) else ""
     return read_folder(folder, size, prefix)
 

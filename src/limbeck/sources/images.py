@@ -219,9 +219,7 @@ class ImageSet(Dataset[dict[str, Tensor]]):
             )
         return self._changed(preprocessing=preprocessing)
 
-    def subset(
-        self, indices: NDArray[np.int64] | Tensor | Sequence[int], name: str | None = None
-    ) -> ImageSet:
+    def subset(self, indices: NDArray[np.int64] | Tensor | Sequence[int], name: str | None = None) -> ImageSet:
         """The samples at these positions; pixels are shared, ids stay. Raises LimbeckError when there is
         none."""
         at = torch.as_tensor(indices, dtype=torch.int64)

@@ -162,9 +162,7 @@ class _Cut:
     def split(self, num_classes: int, share: float, purpose: int) -> tuple[_Cut, _Cut]:
         """What stays, and the share that is held out."""
         out = held_out(self.labels, self.ids, num_classes, share, purpose)
-        stays, held = (
-            _Cut(self.images, self.rows[mask], self.labels[mask], self.ids[mask]) for mask in (~out, out)
-        )
+        stays, held = (_Cut(self.images, self.rows[mask], self.labels[mask], self.ids[mask]) for mask in (~out, out))
         return stays, held
 
 

@@ -52,9 +52,7 @@ def split_name(given: str, where: str) -> str:
     try:
         return SPLIT_NAMES[given.strip().lower()]
     except KeyError:
-        raise LimbeckError(
-            f"{where}: split {given!r} is not known{nearest(given.lower(), SPLIT_NAMES)}"
-        ) from None
+        raise LimbeckError(f"{where}: split {given!r} is not known{nearest(given.lower(), SPLIT_NAMES)}") from None
 
 
 def in_memory(pixels: NDArray[np.uint8], size: int | None) -> Images:
@@ -94,9 +92,7 @@ def check_classes(labels: Mapping[str, Integers], classes: Sequence[str], name: 
             )
         if part != "train" and (values == UNLABELLED).any():
             row = int(np.flatnonzero(values == UNLABELLED)[0])
-            raise LimbeckError(
-                f"{name}: sample {row} of {part} has no label; only training samples may have none"
-            )
+            raise LimbeckError(f"{name}: sample {row} of {part} has no label; only training samples may have none")
         untrained = np.setdiff1d(values, labels["train"])
         if len(untrained):
             raise LimbeckError(

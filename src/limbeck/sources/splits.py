@@ -45,17 +45,13 @@ def chosen(labels: Integers, ids: Integers, per_class: Integers, purpose: int) -
     return mask
 
 
-def held_out(
-    labels: Integers, ids: Integers, num_classes: int, share: float, purpose: int
-) -> NDArray[np.bool_]:
+def held_out(labels: Integers, ids: Integers, num_classes: int, share: float, purpose: int) -> NDArray[np.bool_]:
     """A mask (n,) of the `share` of labelled samples to hold out, stratified; a class keeps at least one.
 
     Raises LimbeckError when the share is not in (0, 1) or nothing can be held out.
     """
     if not 0 < share < 1:
-        raise LimbeckError(
-            f"validation: expected a share between 0 and 1, got {share}; 0.1 holds out a tenth"
-        )
+        raise LimbeckError(f"validation: expected a share between 0 and 1, got {share}; 0.1 holds out a tenth")
     counts = np.bincount(labels[labels != UNLABELLED], minlength=num_classes).astype(np.int64)
     take = np.minimum(apportion(counts, max(1, round(share * int(counts.sum())))), np.maximum(counts - 1, 0))
     if take.sum() == 0:
@@ -80,8 +76,7 @@ def labelled_mask(labels: Integers, ids: Integers, num_classes: int, labelled: f
         raise LimbeckError(f"labelled: expected a share in (0, 1] or a whole number, got {labelled}")
     if not present <= wanted <= have:
         raise LimbeckError(
-            f"labelled: expected from {present} (one a class) to {have} labels (all that train has), got "
-            f"{wanted}"
+            f"labelled: expected from {present} (one a class) to {have} labels (all that train has), got {wanted}"
         )
     return chosen(labels, ids, apportion(counts, wanted), LABELLED)
 

@@ -43,9 +43,7 @@ def _rows(file: Path) -> tuple[list[dict[str, Any]], list[str]]:
     except FileNotFoundError:
         raise LimbeckError(f"{file}: no such file") from None
     except (OSError, UnicodeDecodeError, csv.Error, pyarrow.ArrowException) as error:
-        raise LimbeckError(
-            f"{file}: not a readable table ({error}); save it again as UTF-8 CSV or Parquet"
-        ) from None
+        raise LimbeckError(f"{file}: not a readable table ({error}); save it again as UTF-8 CSV or Parquet") from None
 
 
 def _label(value: Any, where: str) -> str | None:
@@ -66,9 +64,7 @@ def _is_number(label: str) -> bool:
     return label.removeprefix("-").isdecimal() and label.isascii()
 
 
-def _classes(
-    labels: Sequence[str | None], given: Sequence[str] | None, where: str
-) -> tuple[tuple[str, ...], bool]:
+def _classes(labels: Sequence[str | None], given: Sequence[str] | None, where: str) -> tuple[tuple[str, ...], bool]:
     """The classes, and whether labels are their numbers."""
     known = sorted({label for label in labels if label is not None})
     numbers = bool(known) and all(_is_number(label) for label in known)
@@ -90,16 +86,11 @@ def read(file: Path, size: int | None, columns: Columns, classes: Sequence[str] 
     rows, names = _rows(file)
     for option, column in (("image_column", columns.path), ("label_column", columns.label)):
         if column not in names:
-            raise LimbeckError(
-                f"{file}: no column {column!r}{nearest(column, names)}; say which it is with {option}"
-            )
+            raise LimbeckError(f"{file}: no column {column!r}{nearest(column, names)}; say which it is with {option}")
     if not rows:
         raise LimbeckError(f"{file}: the table has no rows")
     where = [f"{file}: line {line}" for line in range(2, len(rows) + 2)]
-    texts = [
-        _label(row[columns.label], f"{at}, column {columns.label!r}")
-        for row, at in zip(rows, where, strict=True)
-    ]
+    texts = [_label(row[columns.label], f"{at}, column {columns.label!r}") for row, at in zip(rows, where, strict=True)]
     known, numbers = _classes(texts, classes, f"{file}: column {columns.label!r}")
     index = {str(number) if numbers else name: number for number, name in enumerate(known)}
     in_part: dict[str, list[int]] = {}
@@ -108,9 +99,7 @@ def read(file: Path, size: int | None, columns: Columns, classes: Sequence[str] 
     first_line: dict[Path, str] = {}
     for row, text, at in zip(rows, texts, where, strict=True):
         if text is not None and text not in index:
-            raise LimbeckError(
-                f"{at}, column {columns.label!r}: label {text!r} is out of range{nearest(text, index)}"
-            )
+            raise LimbeckError(f"{at}, column {columns.label!r}: label {text!r} is out of range{nearest(text, index)}")
         path = file.parent / str(row[columns.path] or "")
         if not path.is_file():
             raise LimbeckError(f"{at}, column {columns.path!r}: no such image file: {path}")
@@ -121,13 +110,9 @@ def read(file: Path, size: int | None, columns: Columns, classes: Sequence[str] 
         paths.append(path)
         labels.append(UNLABELLED if text is None else index[text])
     if "train" not in in_part:
-        raise LimbeckError(
-            f"{file}: the train split is empty; give some rows 'train' in column {columns.split!r}"
-        )
+        raise LimbeckError(f"{file}: the train split is empty; give some rows 'train' in column {columns.split!r}")
     every = np.array(labels, dtype=np.int64)
     check_classes({part: every[at_rows] for part, at_rows in in_part.items()}, known, str(file))
-    images = decoded(
-        {part: Files(tuple(paths[row] for row in at_rows)) for part, at_rows in in_part.items()}, size
-    )
+    images = decoded({part: Files(tuple(paths[row] for row in at_rows)) for part, at_rows in in_part.items()}, size)
     ids = path_ids([str(row[columns.path]) for row in rows])
     return Source({part: Part(images[part], every[at], ids[at]) for part, at in in_part.items()}, known)

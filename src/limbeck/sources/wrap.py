@@ -126,9 +126,7 @@ def _is_array(part: object) -> bool:
     return part is None or isinstance(part, Tensor | np.ndarray)
 
 
-def _arrays(
-    inputs: Tensor | np.ndarray[Any, Any] | None, labels: Tensor | np.ndarray[Any, Any] | None
-) -> ArraySet:
+def _arrays(inputs: Tensor | np.ndarray[Any, Any] | None, labels: Tensor | np.ndarray[Any, Any] | None) -> ArraySet:
     where = "training data"
     if inputs is None:
         raise LimbeckError(f"{where}: the inputs are None; only the labels of (inputs, labels) may be")
@@ -140,9 +138,7 @@ def _arrays(
         _finite(given, f"{where}: labels", "use -1 for an unlabelled sample")
         y = as_labels(given, where)
     if len(x) != len(y) or len(x) == 0:
-        raise LimbeckError(
-            f"{where}: expected a label for each sample, got {len(x)} samples and {len(y)} labels"
-        )
+        raise LimbeckError(f"{where}: expected a label for each sample, got {len(x)} samples and {len(y)} labels")
     _finite(x, f"{where}: inputs", "repair or remove it")
     return ArraySet(x, y)
 
