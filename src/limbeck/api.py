@@ -95,8 +95,7 @@ def distill(
     split, collate = as_training_data(train_data, num_classes)
     if isinstance(split, IterableDataset):
         raise LimbeckError("training data without a length cannot be spread over epochs; give a map-style data set")
-    first = collate([split[0]])
-    if first["labels"].is_floating_point():
+    if collate([split[0]])["labels"].is_floating_point():
         raise LimbeckError(
             "limbeck.distill measures one label a sample; train several labels a sample with DistillTrainer and "
             "SupervisedBCE and SigmoidKD terms"

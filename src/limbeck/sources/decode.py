@@ -86,7 +86,7 @@ def _eight_bit(image: Image.Image, channels: int, name: str) -> Image.Image:
 def decode(encoded: Encoded, row: int, size: int, channels: int) -> Tensor:
     """One image as uint8 (channels, size, size).
 
-    It is turned as its EXIF tag says, its shorter side is resized to `size`, and the middle cut out. `channels`
+    It is turned as its EXIF tag says, its shorter side resized to `size`, and the middle cut out. `channels`
     is 1 (grey) or 3 (RGB; transparency is dropped). Raises LimbeckError naming an image that is broken.
     """
     with opened(encoded, row) as image:

@@ -25,7 +25,7 @@ def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     """`(pixels / 255 - mean) / std` as float32, from uint8 (batch, channels, height, width)."""
     mean = torch.tensor(preprocessing.mean, dtype=torch.float64).view(-1, 1, 1)
     std = torch.tensor(preprocessing.std, dtype=torch.float64).view(-1, 1, 1)
-    # Two rounded steps: a fused one may round otherwise in the tail of a batch, and where a sample is must not
+    # Two rounded steps: a fused one may round otherwise in the tail of a batch, and a sample's place must not
     # matter.
     return pixels.float().mul_((1 / (255 * std)).float()).add_((-mean / std).float())
 
@@ -39,7 +39,7 @@ def resize(pixels: Tensor, size: int) -> Tensor:
 
 
 def _shared_zero() -> Tensor:
-    return torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call,no-any-return]
+    return torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-any-return]
 
 
 class Images(Protocol):
