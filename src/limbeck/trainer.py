@@ -254,7 +254,7 @@ class _HasEpochs(Protocol):
 
 
 class _SetEpoch(TrainerCallback):
-    """Tells the training data its epoch: accelerate does not where a run resumes within one, or on several processes."""
+    """Tells the training data its epoch: accelerate does not within a resumed one, or on several processes."""
 
     def __init__(self, dataset: _HasEpochs) -> None:
         self._dataset = dataset
