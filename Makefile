@@ -37,7 +37,6 @@ bench: install
 	$(BIN)/python benchmarks/step_time.py
 
 results: install
-	$(BIN)/python -m pytest -m slow
 	$(BIN)/python benchmarks/results.py
 
 clean:
