@@ -40,7 +40,8 @@ class TrainConfig:
     `steps`, where given, replaces `epochs`. `weight_decay` spares biases and norms under `adamw` and, as the papers'
     CIFAR protocol has it, nothing under `sgd`. `schedule` runs after `warmup` (a fraction of the steps):
     `cosine` to 0, `constant`, or `multistep` (×`gamma` at each of `milestones`, fractions of the steps).
-    `clip` is the largest gradient norm, 0 for none. `checkpoint_seconds` is the most work that a kill can cost.
+    `threads` are torch's CPU threads (None: as they are); 1 suits models whose step takes a millisecond, which several
+    threads slow down on a busy machine. `clip` is the largest gradient norm, 0 for none. `checkpoint_seconds` is the most work that a kill can cost.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -60,6 +61,7 @@ class TrainConfig:
     clip: float = 0.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     workers: int = 0
+    threads: int | None = None
     evaluations: int = 10
     checkpoint_seconds: float = 60.0
 
@@ -148,7 +150,7 @@ def train(
             if type(callback).__name__ == "PrinterCallback":
                 trainer.remove_callback(callback)
         checkpoint = last_checkpoint(place)
-        with PeakMemory() as memory:
+        with PeakMemory(arguments.device) as memory, _threads(config.threads):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         best = place / SELECTED
         selected = safetensors.torch.load_file(best) if best.exists() else None
@@ -165,6 +167,16 @@ def _folder(folder: Path | None) -> Iterator[Path]:
     else:
         with tempfile.TemporaryDirectory(prefix="limbeck-") as name:
             yield Path(name)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _arguments(config: TrainConfig, samples: int, folder: Path, seed: int) -> tuple[TrainingArguments, int]:

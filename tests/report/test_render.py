@@ -137,7 +137,7 @@ def test_headings_ids_and_names(run: tuple[Path, Results]) -> None:
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     """A class, a model, a note or a recipe that runs a script in the reader's browser."""
-    results = make(tmp_path, [HOSTILE, '"><img src=x onerror=alert(1)>', "$\\frac{"], seeds=1)
+    results = make(tmp_path, [HOSTILE, '"><img src=x onerror=alert(1)>', "$\\frac{$"], seeds=1)
     rows = [*results.rows, Row(f"distilled@{HOSTILE}", 0, "last", {"accuracy": 0.5}, details=HOSTILE)]
     recipe = {"name": HOSTILE, "about": "</pre>" + HOSTILE}
     html = render(Results(recipe, {HOSTILE: HOSTILE}, rows, results.claims, [HOSTILE]), tmp_path)

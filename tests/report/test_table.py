@@ -23,7 +23,8 @@ def shown(found: Results, width: int = 200) -> str:
 def test_cells_are_mean_and_sample_deviation() -> None:
     """A deviation divided by n, fractions printed as percent, or a spread of one seed."""
     rows = [
-        Row("teacher", 0, "last", {"accuracy": 0.99}, {"parameters": 1_234_567.0}),
+        Row("teacher", 0, "last", {"accuracy": 0.99}, {"parameters": 1_234_567.0}, {"p50": 4.0}),
+        Row("teacher", 1, "last", {"accuracy": 0.99}, {"parameters": 1_234_567.0}, {"p50": 4.0}),
         Row("distilled", 0, "last", {"accuracy": 0.90, "nll": 0.5}, {"parameters": 950.0}, {"p50": 1.5}),
         Row("distilled", 1, "last", {"accuracy": 0.94, "nll": 0.5}, {"parameters": 950.0}, {"p50": 1.7}),
     ]
@@ -31,11 +32,12 @@ def test_cells_are_mean_and_sample_deviation() -> None:
     cells = {(line.group.name, c.key): cell for line in lines for c, cell in zip(columns, line.cells, strict=True)}
     assert [c.key for c in columns] == ["accuracy", "nll", "parameters", "p50"], "what nobody measured is left out"
     assert cells["distilled", "accuracy"] == "92.00 ± 2.83"
-    assert cells["teacher", "accuracy"] == "99.00"
+    assert cells["teacher", "accuracy"] == "99.00 ± 0.00"
+    assert cells["teacher", "p50"] == "4.00", "measured once for all seeds, so no spread"
     assert cells["distilled", "nll"] == "0.500 ± 0.000"
     assert cells["teacher", "nll"] == "–"
     assert cells["teacher", "parameters"] == "1.23 M"
-    assert cells["distilled", "parameters"] == "950", "measured once a model, so no spread"
+    assert cells["distilled", "parameters"] == "950"
     assert cells["distilled", "p50"] == "1.60 ± 0.14"
 
 

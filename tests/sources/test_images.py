@@ -37,9 +37,7 @@ def _brighter(image: Tensor) -> Tensor:
 
 def _by_id(loader: DataLoader[dict[str, Tensor]]) -> dict[int, Tensor]:
     return {
-        int(sample): pixels
-        for batch in loader
-        for sample, pixels in zip(batch["ids"], batch["inputs"], strict=True)
+        int(sample): pixels for batch in loader for sample, pixels in zip(batch["ids"], batch["inputs"], strict=True)
     }
 
 
@@ -88,9 +86,7 @@ def test_a_view_is_the_same_in_any_loader(viewed: ImageSet, workers: int) -> Non
 
 def test_set_epoch_reaches_workers_that_live_on(viewed: ImageSet) -> None:
     """With persistent workers an ordinary attribute would stay at the first epoch's views for the whole run."""
-    loader = DataLoader(
-        viewed, batch_size=256, num_workers=2, persistent_workers=True, collate_fn=collate_samples
-    )
+    loader = DataLoader(viewed, batch_size=256, num_workers=2, persistent_workers=True, collate_fn=collate_samples)
     seen = []
     for epoch in (0, 1, 0):
         viewed.set_epoch(epoch)

@@ -254,12 +254,13 @@ def test_download_fills_the_root_and_is_found_again(nowhere: Path, monkeypatch: 
     assert all(len(md5) == 32 for _, md5 in asked)
     assert torch.equal(load("kmnist").train.ids, first.train.ids)
     assert len(asked) == 4
-    with pytest.raises(LimbeckError, match="fashion-mnist"):
-        monkeypatch.setattr(utils, "download_url", _refuse)
+    monkeypatch.setattr(utils, "download_url", _corrupted)
+    with pytest.raises(LimbeckError, match="fashion-mnist: .*not found or corrupted"):
         load("fashion-mnist")
+    assert [path.name for path in nowhere.iterdir()] == ["kmnist"]
 
 
-def _refuse(*_: object, **__: object) -> None:
+def _corrupted(*_: object, **__: object) -> None:
     raise RuntimeError("File not found or corrupted.")
 
 

@@ -42,7 +42,7 @@ def test_keys_take_negative_and_large_ids() -> None:
 
 
 def test_uniform_is_uniform_and_streams_are_independent() -> None:
-    """A bad hash shows as a lopsided augmentation: mean 1/2, variance 1/12, no correlation, within 4 standard errors."""
+    """A bad hash makes lopsided augmentation: mean 1/2, variance 1/12, no correlation, within 4 standard errors."""
     drawn = keys(3, 1, np.arange(100_000, dtype=np.int64))
     first, second = uniform(drawn, 0), uniform(drawn, 1)
     assert first.min() >= 0
@@ -125,7 +125,9 @@ def test_per_sample_puts_generators_back_after_an_error(images: torch.Tensor) ->
 @pytest.mark.parametrize("transform", [v2.ToDtype(torch.float32, scale=True), v2.RandomResize(4, 9)])
 def test_per_sample_refuses_floats_and_mixed_shapes(transform: v2.Transform, images: torch.Tensor) -> None:
     """A normalising transform before limbeck's own would normalise twice without a word."""
-    with pytest.raises(LimbeckError, match="expected uint8 images of one shape, got .*leave ToDtype and Normalize out"):
+    with pytest.raises(
+        LimbeckError, match=r"expected uint8 images of one shape, got .*leave ToDtype and Normalize out"
+    ):
         PerSample(transform)(images, keys(0, 0, IDS))
 
 

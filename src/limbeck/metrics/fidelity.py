@@ -53,12 +53,12 @@ def disagreements(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor
     """
     student, teacher, labels = _checked(student_logits, teacher_logits, labels)
     confidence, predicted = student.softmax(-1).max(-1)
-    labelled = labels != UNLABELLED
+    # A label of -1 equals no prediction, so an unlabelled sample is right for neither.
     student_right = predicted == labels
     teacher_right = teacher.argmax(-1) == labels
 
     def top(where: Tensor, order: Tensor) -> list[int]:
-        index = (where & labelled).nonzero().flatten()
+        index = where.nonzero().flatten()
         found: list[int] = index[order[index].argsort(stable=True)][:k].tolist()
         return found
 
