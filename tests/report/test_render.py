@@ -107,7 +107,9 @@ def test_nothing_is_loaded_from_outside(run: tuple[Path, Results]) -> None:
 def test_the_page_shows_the_rows(run: tuple[Path, Results]) -> None:
     """Numbers in the page that are not those of results.json; a section that got lost."""
     results = run[1]
-    text = Page(render(results, run[0])).text.replace("\xa0", " ")
+    glued = Page(render(results, run[0])).text
+    assert re.search("\\(p\xa0[<=]\xa00", glued), "a p-value is not torn apart at the end of a line"
+    text = glued.replace("\xa0", " ")
     assert all(sentence in text for sentence in verdict(results))
     accuracies = [row.metrics["accuracy"] for row in results.named("distilled")]
     tensor = 100 * torch.tensor(accuracies, dtype=torch.float64)

@@ -255,7 +255,7 @@ def test_download_fills_the_root_and_is_found_again(nowhere: Path, monkeypatch: 
     assert torch.equal(load("kmnist").train.ids, first.train.ids)
     assert len(asked) == 4
     monkeypatch.setattr(utils, "download_url", _corrupted)
-    with pytest.raises(LimbeckError, match="fashion-mnist: .*not found or corrupted"):
+    with pytest.raises(LimbeckError, match=r"fashion-mnist: .*not found or corrupted"):
         load("fashion-mnist")
     assert [path.name for path in nowhere.iterdir()] == ["kmnist"]
 
