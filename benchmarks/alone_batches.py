@@ -1,6 +1,6 @@
 """Is `alone` held back by batches that are mostly unlabelled? The demo's student on full batches of labels instead.
 
-    python benchmarks/alone_batches.py
+python benchmarks/alone_batches.py
 """
 
 from __future__ import annotations

@@ -41,7 +41,8 @@ class TrainConfig:
     CIFAR protocol has it, nothing under `sgd`. `schedule` runs after `warmup` (a fraction of the steps):
     `cosine` to 0, `constant`, or `multistep` (×`gamma` at each of `milestones`, fractions of the steps).
     `threads` are torch's CPU threads (None: as they are); 1 suits models whose step takes a millisecond, which several
-    threads slow down on a busy machine. `clip` is the largest gradient norm, 0 for none. `checkpoint_seconds` is the most work that a kill can cost.
+    threads slow down on a busy machine. `clip` is the largest gradient norm, 0 for none. `checkpoint_seconds` is the
+    most work that a kill can cost.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
