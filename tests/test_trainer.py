@@ -89,8 +89,9 @@ def test_training_equals_a_bare_loop(tmp_path: Path) -> None:
     found.train()
     student, teacher, samples = net(0), net(1), data()
     optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    rows = {sample: row for row, sample in enumerate(samples.ids.tolist())}
     for ids in seen:
-        batch = samples.__getitems__(ids.tolist())
+        batch = samples.__getitems__([rows[sample] for sample in ids.tolist()])
         logits, taught = student(batch["inputs"]), teacher(batch["inputs"]).detach()
         soft = nn.functional.kl_div((logits / 4).log_softmax(-1), (taught / 4).softmax(-1), reduction="batchmean") * 16
         (0.1 * nn.functional.cross_entropy(logits, batch["labels"], ignore_index=-1) + 0.9 * soft).backward()

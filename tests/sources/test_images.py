@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, Subset
 
 from limbeck.checks import LimbeckError
 from limbeck.sources import ImageSet, collate_samples
-from limbeck.sources.images import InMemory, Resized, normalise, resize
+from limbeck.sources.mixing import Mixup
 from limbeck.sources.names import load
+from limbeck.sources.pixels import InMemory, normalise
 from limbeck.sources.views import PerSample, compose, keys, named
 from limbeck.types import Preprocessing
 
@@ -55,6 +56,7 @@ def test_batch_is_the_normalised_pixels(digits: ImageSet) -> None:
     assert batch["inputs"].dtype == torch.float32
     assert torch.equal(batch["labels"], digits.labels[rows])
     assert torch.equal(batch["ids"], digits.ids[rows])
+    assert batch["views"].tolist() == [0, 0, 0]
 
 
 def test_pixels_belong_to_their_labels(digits: ImageSet) -> None:
@@ -153,14 +155,6 @@ def test_with_preprocessing_changes_only_the_scale(digits: ImageSet) -> None:
         digits.with_preprocessing(Preprocessing((32, 32), 3, (0.0,) * 3, (1.0,) * 3))
 
 
-def test_resized_equals_resizing_all_at_once() -> None:
-    """Sizes too big for memory are resized a batch at a time; that must not change a pixel."""
-    pixels = torch.randint(0, 256, (5, 3, 12, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    rows = torch.tensor([4, 1])
-    assert torch.equal(Resized(pixels, 20).take(rows), resize(pixels, 20)[rows])
-    assert resize(pixels, 20).shape == (5, 3, 20, 20)
-
-
 def test_what_is_wrong_is_named() -> None:
     """Empty sets, labels without a class and misfitting lengths must fail when the set is made."""
     images = InMemory(torch.zeros(2, 1, 4, 4, dtype=torch.uint8))
@@ -172,8 +166,6 @@ def test_what_is_wrong_is_named() -> None:
         ImageSet(images, one[:1], one, ("a", "b"), how)
     with pytest.raises(LimbeckError, match="the split is empty"):
         ImageSet(images, one, one, ("a", "b"), how).subset([])
-    with pytest.raises(LimbeckError, match=r"expected uint8 .*got torch.float32"):
-        InMemory(torch.zeros(2, 1, 4, 4))
 
 
 def test_copies_share_pixels_but_not_the_epoch(viewed: ImageSet) -> None:
@@ -186,3 +178,74 @@ def test_copies_share_pixels_but_not_the_epoch(viewed: ImageSet) -> None:
     assert part.view is not None
     expected = part.view(part.pixels(torch.tensor([0, 1])), keys(3, 6, part.ids.numpy()))
     assert torch.equal(part.__getitems__([0, 1])["inputs"], normalise(expected, part.preprocessing))
+
+
+def _inputs(split: ImageSet) -> Tensor:
+    return split.__getitems__(list(range(40)))["inputs"]
+
+
+def test_batches_say_their_view(viewed: ImageSet) -> None:
+    """A batch that does not say which view it is in would fetch the answer to other pixels; without augmentation
+    there is only view 0, whatever the epoch."""
+    split, plain = viewed.subset(range(40)), viewed.without_view()
+    for epoch in (0, 7):
+        split.set_epoch(epoch)
+        plain.set_epoch(epoch)
+        assert split.__getitems__([3, 1])["views"].tolist() == [epoch, epoch]
+        assert split[3]["views"] == epoch
+        assert plain.__getitems__([3, 1])["views"].tolist() == [0, 0]
+    assert split.__getitems__([0])["views"].dtype == torch.int64
+    assert (split.view_count, plain.view_count) == (None, 1)
+
+
+def test_a_counted_view_comes_round(viewed: ImageSet) -> None:
+    """With K stored views, epoch e must show view e mod K, the pixels that epoch e mod K of an endless view shows."""
+    endless = viewed.subset(range(40))
+    counted = endless.with_view(endless.view, count=3)
+    assert counted.view_count == 3
+    for epoch in range(7):
+        counted.set_epoch(epoch)
+        endless.set_epoch(epoch % 3)
+        assert counted.view_number == epoch % 3
+        assert counted.epoch == epoch
+        assert counted.__getitems__([0])["views"].item() == epoch % 3
+        assert torch.equal(_inputs(counted), _inputs(endless))
+    assert counted.subset(range(4)).view_count == 3
+    assert counted.with_view(counted.view).view_count is None
+
+
+def test_a_pinned_view_does_not_move(viewed: ImageSet) -> None:
+    """Labelling goes view by view: an epoch that advanced meanwhile must not change what is stored under a number."""
+    split = viewed.subset(range(40))
+    pinned = split.in_view(2)
+    split.set_epoch(2)
+    pinned.set_epoch(9)
+    assert torch.equal(_inputs(pinned), _inputs(split))
+    assert pinned.view_number == pickle.loads(pickle.dumps(pinned)).view_number == 2
+    assert pinned.subset([1]).__getitems__([0])["views"].item() == 2
+    again = pinned.with_view(pinned.view)
+    again.set_epoch(1)
+    assert again.view_number == 1
+
+
+def test_views_that_do_not_exist_are_refused(viewed: ImageSet) -> None:
+    """View 3 of 3 would silently be stored and never shown."""
+    counted = viewed.with_view(viewed.view, count=3)
+    with pytest.raises(LimbeckError, match="digits train: expected a view from 0 to 2, got 3; with_view sets"):
+        counted.in_view(3)
+    with pytest.raises(LimbeckError, match="expected a view from 0 to 0, got 1"):
+        viewed.without_view().in_view(1)
+    with pytest.raises(LimbeckError, match="expected a view from 0 or above, got -1"):
+        viewed.in_view(-1)
+    with pytest.raises(LimbeckError, match="expected a count of at least 1 view, got 0; None is one an epoch"):
+        viewed.with_view(viewed.view, count=0)
+
+
+def test_evaluation_is_not_mixed(viewed: ImageSet) -> None:
+    """Mixed images or float labels in an evaluation would measure something else."""
+    mixed = viewed.with_mixing(Mixup())
+    for plain in (mixed.without_view(), mixed.with_view(None).with_mixing(None)):
+        assert plain.mixing is None
+        batch, expected = plain.__getitems__([5, 6]), viewed.without_view().__getitems__([5, 6])
+        assert all(torch.equal(batch[name], expected[name]) for name in expected)
+    assert viewed.mixing is None

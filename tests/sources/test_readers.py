@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from limbeck.checks import LimbeckError
 from limbeck.sources import ImageSet, collate_samples, load
-from limbeck.sources.folders import path_ids
+from limbeck.sources.ids import text_ids
 
 
 def _pixels(split: ImageSet) -> dict[tuple[bytes, int], int]:
@@ -89,7 +89,7 @@ def test_adding_a_file_changes_no_other_id(tmp_path: Path) -> None:
     new = set(after.train.ids.tolist() + after.validation.ids.tolist() + after.test.ids.tolist()) - set(
         before.train.ids.tolist() + before.validation.ids.tolist() + before.test.ids.tolist()
     )
-    assert new == set(path_ids(["one/000.png"]).tolist())
+    assert new == set(text_ids(["one/000.png"]).tolist())
 
 
 def test_lazy_folder_works_in_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +185,7 @@ def test_table_csv_and_parquet_agree(tmp_path: Path) -> None:
         assert torch.equal(one.ids, other.ids)
         assert torch.equal(one.labels, other.labels)
     expected = {f"img/{index}.png": label for index, (_, label) in enumerate(digits(60))}
-    by_id = dict(zip(path_ids(list(expected)).tolist(), expected.values(), strict=True))
+    by_id = dict(zip(text_ids(list(expected)).tolist(), expected.values(), strict=True))
     assert all(by_id[key] == label for key, label in zip(table.test.ids.tolist(), table.test.labels, strict=True))
 
 

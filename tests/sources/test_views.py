@@ -131,6 +131,30 @@ def test_per_sample_refuses_floats_and_mixed_shapes(transform: v2.Transform, ima
         PerSample(transform)(images, keys(0, 0, IDS))
 
 
+def test_repr_is_the_same_in_every_process() -> None:
+    """A store's manifest holds the repr: an address in it would refuse the same view in the next process."""
+    view = compose(Crop(2), PerSample(v2.Compose([v2.RandomErasing(p=0.5), v2.Lambda(abs), _Shift(3), _identity])))
+    expected = (
+        "Composed(views=(Crop(padding=2), PerSample(Compose( RandomErasing(p=0.5, scale=(0.02, 0.33), "
+        "ratio=(0.3, 3.3), value=[0.0], inplace=False) Lambda(abs, types=['object']) "
+        "<test_views._Shift object> <function _identity> ))))"
+    )
+    assert repr(view).replace("tests.sources.", "") == expected
+    assert "0x" not in repr(PerSample(lambda image: image))
+
+
+class _Shift:
+    def __init__(self, by: int) -> None:
+        self.by = by
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        return image + self.by
+
+
+def _identity(image: torch.Tensor) -> torch.Tensor:
+    return image
+
+
 def test_stages_draw_apart(images: torch.Tensor) -> None:
     """Two flips with the same keys would cancel out and leave every sample as it was."""
     assert not torch.equal(compose(Flip(), Flip())(images, keys(0, 0, IDS)), images)

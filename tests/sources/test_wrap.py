@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import datasets
@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from limbeck.checks import LimbeckError
+from limbeck.content import content_ids
 from limbeck.sources import as_training_data, collate_samples, load
+from limbeck.sources.ids import text_ids
 
 X = torch.arange(24, dtype=torch.float32).view(6, 1, 2, 2)
 Y = torch.tensor([0, 1, 2, -1, 1, 0])
@@ -74,23 +76,49 @@ def test_every_kind_gives_the_same_batch(data: object) -> None:
     assert batch["inputs"].dtype == torch.float32
     assert torch.equal(batch["labels"], Y)
     assert batch["labels"].dtype == torch.int64
-    assert batch["ids"].tolist() == list(range(6))
+    assert torch.equal(batch.get("ids", content_ids(batch["inputs"])), content_ids(X))
 
 
-def test_streams_have_no_ids() -> None:
-    """An iterable data set has no positions, but its batches are checked all the same."""
+def test_streams_are_checked() -> None:
+    """An iterable data set has no length, but its batches are checked all the same."""
     assert set(_batch(Stream())) == {"inputs", "labels"}
     with pytest.raises(LimbeckError, match="label 2 is out of range for 2 classes"):
         _batch(Stream(), 2)
 
 
-def test_ids_follow_the_sample_through_shuffling() -> None:
-    """An id that were the position in the batch would fetch another sample's stored answer."""
-    for data in ((X, Y), PAIRS):
-        dataset, collate = as_training_data(data, 3)
-        for batch in DataLoader(dataset, batch_size=2, shuffle=True, collate_fn=collate):
-            assert torch.equal(batch["inputs"], X[batch["ids"]])
-            assert torch.equal(batch["labels"], Y[batch["ids"]])
+@pytest.mark.parametrize("block", [1, 40, 4_000_000])
+def test_ids_of_arrays_name_their_contents(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An id that were the position would fetch another sample's stored answer once the data is shuffled, cut or added
+    to; and one hashed in blocks must be the one hashed at once."""
+    monkeypatch.setattr("limbeck.sources.wrap.BLOCK", block)
+    expected = dict(zip(content_ids(X).tolist(), X, strict=True))
+    assert len(expected) == 6
+    order = torch.tensor([4, 2, 5, 0])
+    for inputs, labels in ((X, Y), (X[order], Y[order]), (torch.cat([X + 50, X]), None)):
+        dataset, collate = as_training_data((inputs, labels), 3)
+        seen = set()
+        for batch in DataLoader(dataset, batch_size=4, shuffle=True, collate_fn=collate):
+            assert torch.equal(batch["ids"], content_ids(batch["inputs"]))
+            seen |= set(batch["ids"].tolist())
+        assert len(seen & set(expected)) == (4 if len(inputs) == 4 else 6)
+
+
+@pytest.mark.parametrize("name", ["id", "ids"])
+@pytest.mark.parametrize("kind", [int, np.int32, torch.tensor, str])
+def test_own_ids_are_kept(name: str, kind: Callable[[int], Any]) -> None:
+    """The data set knows best what its samples are called; texts become the hash that files get."""
+    own = [70, 7, 3, -5, 2**40, 1] if kind is not np.int32 else [70, 7, 3, -5, 2**30, 1]
+    samples = [{"x": x, "y": int(y), name: kind(i)} for x, y, i in zip(X, Y, own, strict=True)]
+    expected = text_ids([str(i) for i in own]).tolist() if kind is str else own
+    assert _batch(samples)["ids"].tolist() == expected
+    assert _batch(samples)["ids"].dtype == torch.int64
+    if kind in (int, str):
+        assert (
+            _batch(datasets.Dataset.from_list([{**s, "x": s["x"].tolist()} for s in samples]))["ids"].tolist()
+            == expected
+        )
+        whole = {"inputs": X, "labels": Y, name: [kind(i) for i in own]}
+        assert collate_samples(whole)["ids"].tolist() == expected
 
 
 def test_image_sets_pass_with_their_own_ids() -> None:
@@ -163,12 +191,18 @@ def _spoiled(value: float) -> Tensor:
         (X, "expected a data set or a tuple .*got Tensor"),
         ("mnist", r"got str; load one by name"),
         (17, "got int"),
-        ([1, 2], r"expected samples \(input, label\) or mappings, got int at 0"),
+        ([1, 2], r"expected samples \(input, label\) or mappings, got int;"),
         ([(X[0], 5)], "label 5 is out of range for 3 classes"),
-        ([{"picture": X[0]}], "no input among ids, picture; call it one of inputs, pixel_values, image, x"),
+        ([{"picture": X[0]}], "no input among picture; call it one of inputs, pixel_values, image, x"),
         ([(Image.new("L", (4, 4)), 0)], "inputs are PIL images; give the data set a transform"),
         ([(X[0], 0), (X[0, :, :1], 0)], "inputs of a batch do not stack to one tensor"),
         ([{"x": X[0], "y": 0, "name": "a.png"}], "name of a batch do not stack"),
+        ([{"x": X[0], "id": 0.5}], "expected ids that are one whole number or one text a sample, got float; correct"),
+        ([{"x": X[0], "id": "a"}, {"x": X[0], "id": 1}], "one text a sample, got int, str;"),
+        ([{"x": X[0], "ids": X[0]}], r"one whole number .*got Tensor;"),
+        ([{"x": X[0], "ids": True}], r"one whole number .*got torch.bool of shape \(1,\)"),
+        ([{"x": X[0], "id": 1}, {"x": X[0]}], "one whole number .*got NoneType, int"),
+        ([{"x": X[0]}, {"x": X[0], "id": 1}], "one whole number .*got NoneType, int"),
     ],
 )
 def test_what_is_wrong_is_named(data: object, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from limbeck.sources.collate import collate_samples
 from limbeck.sources.images import ImageSet
+from limbeck.sources.mixing import CutMix, Mixing, Mixup
 from limbeck.sources.names import Data, load
 from limbeck.sources.places import data_root
 from limbeck.sources.splits import ClassBalance, describe
@@ -9,8 +10,11 @@ from limbeck.sources.wrap import as_training_data
 
 __all__ = [
     "ClassBalance",
+    "CutMix",
     "Data",
     "ImageSet",
+    "Mixing",
+    "Mixup",
     "as_training_data",
     "collate_samples",
     "data_root",

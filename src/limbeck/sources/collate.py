@@ -12,10 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from limbeck.checks import LimbeckError, labels_in_range
+from limbeck.sources.ids import as_ids
 from limbeck.types import UNLABELLED
 
 INPUT_NAMES = ("inputs", "pixel_values", "image", "x")
 LABEL_NAMES = ("labels", "label", "y")
+ID_NAMES = ("ids", "id")
 
 
 def as_inputs(values: Tensor, where: str) -> Tensor:
@@ -54,20 +56,26 @@ def collate_samples(batch: Mapping[str, Tensor] | Sequence[Any]) -> dict[str, Te
     """One batch with `inputs` and `labels` from samples that are pairs, mappings, or already a batch.
 
     A mapping's input is called inputs, pixel_values, image or x (`input_ids` for text stays as it is), its
-    label labels, label or y; a sample without one is unlabelled (-1). Its other entries are stacked under
-    their names. Raises LimbeckError naming what cannot be made a tensor.
+    label labels, label or y; a sample without one is unlabelled (-1). Its own name is called ids or id and is a
+    whole number, or a text, which becomes 63 bits of its BLAKE2b hash. Its other entries are stacked under their
+    names. Raises LimbeckError naming what cannot be made a tensor.
     """
     if isinstance(batch, Mapping):
-        if "labels" in batch:
-            return dict(batch)
-        whole = _renamed(batch)
-        whole.setdefault("labels", torch.full((len(next(iter(whole.values()))),), UNLABELLED))
+        whole = dict(batch) if "labels" in batch else _renamed(batch)
+        if "labels" not in whole:
+            whole["labels"] = torch.full((len(next(iter(whole.values()))),), UNLABELLED)
+        if "id" in whole and "ids" not in whole:
+            whole["ids"] = whole.pop("id")
+        if "ids" in whole:
+            whole["ids"] = as_ids(whole["ids"], "training data")
         return whole
     samples = [_named(sample) for sample in batch]
-    names = [name for name in samples[0] if name != "labels"]
+    names = [name for name in samples[0] if name not in ("labels", "ids")]
     collated = {name: _stack([sample.get(name) for sample in samples], name) for name in names}
     if "inputs" in collated:
         collated["inputs"] = as_inputs(collated["inputs"], "training data")
+    if any("ids" in sample for sample in samples):
+        collated["ids"] = as_ids([sample.get("ids") for sample in samples], "training data")
     labels = [sample.get("labels") for sample in samples]
     if all(label is None for label in labels):
         collated["labels"] = torch.full((len(samples),), UNLABELLED)
@@ -107,11 +115,14 @@ def _renamed(sample: Mapping[str, Any]) -> dict[str, Any]:
         raise LimbeckError(
             f"training data: no input among {', '.join(map(str, sample))}; call it one of {', '.join(INPUT_NAMES)}"
         )
-    renamed = {name: value for name, value in sample.items() if name not in (inputs, label)}
+    own = next((name for name in ID_NAMES if name in sample), None)
+    renamed = {name: value for name, value in sample.items() if name not in (inputs, label, own)}
     if inputs is not None:
         renamed["inputs"] = sample[inputs]
     if label is not None:
         renamed["labels"] = sample[label]
+    if own is not None:
+        renamed["ids"] = sample[own]
     return renamed
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from limbeck.checks import LimbeckError
-from limbeck.sources.images import Images, InMemory, normalise
 from limbeck.sources.parts import MEMORY_LIMIT
+from limbeck.sources.pixels import Images, InMemory, normalise
 from limbeck.types import Preprocessing
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})

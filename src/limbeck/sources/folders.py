@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from limbeck.checks import LimbeckError
 from limbeck.sources.decode import SUFFIXES, Files, decoded
-from limbeck.sources.parts import SPLIT_NAMES, Integers, Part, Source, check_classes
+from limbeck.sources.ids import text_ids
+from limbeck.sources.parts import SPLIT_NAMES, Part, Source, check_classes
 from limbeck.types import UNLABELLED
 
 UNLABELLED_FOLDER = "unlabelled"
-
-
-def path_ids(names: Sequence[str]) -> Integers:
-    """Ids from relative paths: 63 bits of their BLAKE2b hash.
-
-    Adding or removing files changes no other id, so a teacher's stored answers stay with their images.
-    """
-    digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names)
-    return np.fromiter((int.from_bytes(digest, "big") >> 1 for digest in digests), np.int64, len(names))
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -64,7 +54,7 @@ def read(path: str, size: int | None) -> Source:
     images = decoded({part: Files(files) for part, files in paths.items()}, size)
     return Source(
         {
-            part: Part(images[part], labels[part], path_ids([file.relative_to(root).as_posix() for file in files]))
+            part: Part(images[part], labels[part], text_ids([file.relative_to(root).as_posix() for file in files]))
             for part, files in paths.items()
         },
         classes,

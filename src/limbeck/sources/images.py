@@ -1,135 +1,40 @@
-"""Image sets: whole batches from pixels in memory, or decoded on the way, in a view that a key fixes."""
+"""Image sets: whole batches of labelled images, in a view and a mixture that the sample's key fixes."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Protocol, SupportsIndex
+from typing import SupportsIndex
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
-from torchvision.transforms.v2 import functional
+from torch.utils.data import Dataset
 
 from limbeck.checks import LimbeckError, labels_in_range
+from limbeck.sources.mixing import Mixing, Pool, mixed_labels, mixing_keys
+from limbeck.sources.pixels import Images, normalise
 from limbeck.sources.views import View, keys
 from limbeck.types import UNLABELLED, Preprocessing
-
-NORMALISED_LIMIT = 1_000_000_000
-"""Bytes of float32 pixels up to which a set is normalised once instead of in every batch."""
-
-
-def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """`(pixels / 255 - mean) / std` as float32, from uint8 (batch, channels, height, width)."""
-    mean = torch.tensor(preprocessing.mean, dtype=torch.float64).view(-1, 1, 1)
-    std = torch.tensor(preprocessing.std, dtype=torch.float64).view(-1, 1, 1)
-    # Two rounded steps: a fused one may round otherwise in the tail of a batch, and a sample's place must not
-    # matter.
-    return pixels.float().mul_((1 / (255 * std)).float()).add_((-mean / std).float())
-
-
-def resize(pixels: Tensor, size: int) -> Tensor:
-    """uint8 (…, height, width) with the shorter side brought to `size`, the middle (size, size) cut out."""
-    if pixels.shape[-2:] == (size, size):
-        return pixels
-    resized: Tensor = functional.center_crop(functional.resize(pixels, [size], antialias=True), [size, size])
-    return resized
 
 
 def _shared_zero() -> Tensor:
     return torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-any-return]
 
 
-class Images(Protocol):
-    """Images by row number, wherever they are."""
-
-    @property
-    def kept(self) -> bool:
-        """Whether taking an image costs only a copy."""
-
-    def __len__(self) -> int: ...
-
-    def take(self, rows: Tensor) -> Tensor:
-        """uint8 (batch, channels, height, width) of `rows` (batch,) int64."""
-
-    def normalised(self, rows: Tensor, preprocessing: Preprocessing) -> Tensor:
-        """float32 (batch, channels, height, width) of `rows`, normalised."""
-
-
-class InMemory:
-    """Images held as one uint8 tensor (n, channels, height, width)."""
-
-    def __init__(self, pixels: Tensor) -> None:
-        if pixels.ndim != 4 or pixels.dtype != torch.uint8:
-            raise LimbeckError(
-                f"images: expected uint8 (n, channels, height, width), got {pixels.dtype} "
-                f"{tuple(pixels.shape)}; convert them first"
-            )
-        self.pixels = pixels
-        self._normalised: tuple[Preprocessing, Tensor] | None = None
-
-    @property
-    def kept(self) -> bool:
-        """True: taking an image costs only a copy."""
-        return True
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A spawned worker gets the small pixels, not the floats as well.
-        return {**self.__dict__, "_normalised": None}
-
-    def take(self, rows: Tensor) -> Tensor:
-        """uint8 (batch, channels, height, width) of `rows` (batch,) int64."""
-        return self.pixels.index_select(0, rows)
-
-    def normalised(self, rows: Tensor, preprocessing: Preprocessing) -> Tensor:
-        """float32 (batch, channels, height, width) of `rows`; all are normalised once where memory allows."""
-        if self._normalised is None or self._normalised[0] != preprocessing:
-            # A worker would keep its own floats, once a worker; there the batch alone is cheaper.
-            if 4 * self.pixels.numel() > NORMALISED_LIMIT or get_worker_info() is not None:
-                return normalise(self.take(rows), preprocessing)
-            self._normalised = (preprocessing, normalise(self.pixels, preprocessing))
-        return self._normalised[1].index_select(0, rows)
-
-
-class Resized:
-    """Images in memory, resized when a batch takes them: for sizes at which all would not fit."""
-
-    def __init__(self, pixels: Tensor, size: int) -> None:
-        self.pixels = pixels
-        self.size = size
-
-    @property
-    def kept(self) -> bool:
-        """False: taking an image resizes it."""
-        return False
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def take(self, rows: Tensor) -> Tensor:
-        """uint8 (batch, channels, size, size) of `rows` (batch,) int64."""
-        return resize(self.pixels.index_select(0, rows), self.size)
-
-    def normalised(self, rows: Tensor, preprocessing: Preprocessing) -> Tensor:
-        """float32 (batch, channels, size, size) of `rows`, normalised."""
-        return normalise(self.take(rows), preprocessing)
-
-
 class ImageSet(Dataset[dict[str, Tensor]]):
     """One split of labelled images, given a batch at a time.
 
-    A batch is `inputs` float32 (batch, channels, height, width) normalised, `labels` (batch,) int64 with -1
-    where unlabelled, and `ids` (batch,) int64: the sample's lasting name, the same in every split, subset and
-    order. Give `collate_samples` to a DataLoader as `collate_fn`.
+    A batch is `inputs` float32 (batch, channels, height, width) normalised; `labels` (batch,) int64 with -1
+    where unlabelled; `ids` (batch,) int64, the sample's lasting name, the same in every split, subset and
+    order; and `views` (batch,) int64, the number of the view that the inputs are in (0 without augmentation).
+    The inputs are a pure function of seed, view number and id: an answer kept under (id, view) stays true. With
+    mixing, `labels` are float32 (batch, classes), the share of each class, a row of -1 where either sample is
+    unlabelled. Give `collate_samples` to a DataLoader as `collate_fn`.
 
     `labels` and `ids` are (n,) int64 and say what is in the set; `rows` (n,) int64 says where in `images`
-    each one is (in order, if not given). `seed` and the epoch choose the view. Raises LimbeckError when the
-    set is empty or a label is out of range.
+    each one is (in order, if not given). Raises LimbeckError when the set is empty or a label is out of range.
     """
 
     def __init__(
@@ -150,8 +55,7 @@ class ImageSet(Dataset[dict[str, Tensor]]):
             raise LimbeckError(f"{name}: the split is empty; it needs at least one sample")
         if not len(rows) == len(labels) == len(ids):
             raise LimbeckError(
-                f"{name}: expected a label and an id for each image, got {len(rows)} images, {len(labels)} "
-                "labels "
+                f"{name}: expected a label and an id for each image, got {len(rows)} images, {len(labels)} labels "
                 f"and {len(ids)} ids"
             )
         labels_in_range(labels, len(classes), name)
@@ -161,9 +65,13 @@ class ImageSet(Dataset[dict[str, Tensor]]):
         self.labels = labels.long()
         self.ids = ids.long()
         self.view = view
+        self.mixing: Mixing | None = None
         self.seed = seed
         self._images = images
         self._rows = rows
+        self._pool: Pool | None = None
+        self._count: int | None = None
+        self._pinned: int | None = None
         # In shared memory, so that workers that live through all epochs see set_epoch too.
         self._epoch = _shared_zero()
 
@@ -176,52 +84,104 @@ class ImageSet(Dataset[dict[str, Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The assembled batch of these positions; a DataLoader calls this instead of `__getitem__`."""
         at = torch.as_tensor(indices)
-        rows, ids = self._rows[at], self.ids[at]
-        if self.view is None:
-            inputs = self._images.normalised(rows, self.preprocessing)
+        number = self.view_number
+        rows, labels, ids = self._rows[at], self.labels[at], self.ids[at]
+        if self.mixing is None or self._pool is None:
+            inputs = self._seen(rows, ids, number)
         else:
-            viewed = self.view(self._images.take(rows), keys(self.seed, self.epoch, ids.numpy()))
-            inputs = normalise(viewed, self.preprocessing)
-        return {"inputs": inputs, "labels": self.labels[at], "ids": ids}
+            drawn = mixing_keys(keys(self.seed, number, ids.numpy()))
+            partners = self._pool.partners(drawn)
+            both = self._seen(
+                torch.cat([rows, self._pool.rows[partners]]), torch.cat([ids, self._pool.ids[partners]]), number
+            )
+            inputs, shares = self.mixing(both[: len(at)], both[len(at) :], drawn)
+            labels = mixed_labels(labels, self._pool.labels[partners], shares, len(self.classes))
+        return {"inputs": inputs, "labels": labels, "ids": ids, "views": torch.full((len(at),), number)}
+
+    def _seen(self, rows: Tensor, ids: Tensor, number: int) -> Tensor:
+        """The normalised inputs of `rows` (batch,), whose names are `ids` (batch,), in one view."""
+        if self.view is None:
+            return self._images.normalised(rows, self.preprocessing)
+        viewed = self.view(self._images.take(rows), keys(self.seed, number, ids.numpy()))
+        return normalise(viewed, self.preprocessing)
 
     @property
     def epoch(self) -> int:
-        """The number of the view that batches are now in."""
+        """The epoch that `set_epoch` has set last, 0 before."""
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Changes the view, in worker processes as well. A set without a view is the same in every epoch."""
+        """Changes the view, in worker processes as well. A set without augmentation is the same in every epoch."""
         self._epoch.fill_(epoch)
+
+    @property
+    def view_count(self) -> int | None:
+        """How many views a sample has: 1 without augmentation; None where each epoch shows a fresh one."""
+        return 1 if self.view is None and self.mixing is None else self._count
+
+    @property
+    def view_number(self) -> int:
+        """The number of the view that batches are now in."""
+        if self._pinned is not None:
+            return self._pinned
+        count = self.view_count
+        return self.epoch if count is None else self.epoch % count
 
     def pixels(self, indices: NDArray[np.int64] | Tensor) -> Tensor:
         """uint8 (batch, channels, height, width) of these positions, without view and normalisation."""
         return self._images.take(self._rows[torch.as_tensor(indices)])
 
-    def with_view(self, view: View | None, seed: int | None = None) -> ImageSet:
-        """The same samples seen through a view, starting at epoch 0; `seed` None keeps the set's own."""
-        return self._changed(view=view, seed=self.seed if seed is None else seed)
+    def with_view(self, view: View | None, seed: int | None = None, count: int | None = None) -> ImageSet:
+        """The same samples seen through a view, starting at epoch 0.
+
+        `seed` None keeps the set's own. With a `count`, epoch e shows view e modulo `count`, so that each sample
+        has that many views; None shows a fresh one in every epoch. Both hold for mixing too. Raises LimbeckError
+        for a count below 1.
+        """
+        if count is not None and count < 1:
+            raise LimbeckError(f"{self.name}: expected a count of at least 1 view, got {count}; None is one an epoch")
+        return self._changed(view=view, seed=self.seed if seed is None else seed, _count=count, _pinned=None)
+
+    def with_mixing(
+        self, mixing: Mixing | None, pool: NDArray[np.int64] | Tensor | Sequence[int] | None = None
+    ) -> ImageSet:
+        """The same samples, each mixed with a partner from `pool`; None mixes no more.
+
+        `pool` holds ids of this set, all of them if not given. Subsets made later draw from the same pool. What
+        is kept under (id, view) stays true as long as the pool holds the same ids: to replay answers on data to
+        which samples were added, give the ids that the answers were made with. Raises LimbeckError for an id that
+        is not in the set.
+        """
+        if mixing is None:
+            return self._changed(mixing=None, _pool=None)
+        wanted = self.ids if pool is None else torch.as_tensor(pool)
+        return self._changed(mixing=mixing, _pool=Pool.of(wanted, self.ids, self._rows, self.labels, self.name))
+
+    def in_view(self, number: int) -> ImageSet:
+        """The same samples in one view, whatever the epoch. Raises LimbeckError for a view that they do not have."""
+        count = self.view_count
+        if number < 0 or (count is not None and number >= count):
+            have = "0 or above" if count is None else f"0 to {count - 1}"
+            raise LimbeckError(
+                f"{self.name}: expected a view from {have}, got {number}; with_view sets how many views there are"
+            )
+        return self._changed(_pinned=number)
 
     def without_view(self) -> ImageSet:
-        """The same samples as they are, for evaluation."""
-        return self._changed(view=None)
+        """The same samples as they are, neither augmented nor mixed, for evaluation."""
+        return self._changed(view=None, mixing=None, _pool=None, _count=None, _pinned=None)
 
     def with_preprocessing(self, preprocessing: Preprocessing) -> ImageSet:
-        """The same samples normalised for another model. Raises LimbeckError when it asks for another
-        shape."""
-        if (preprocessing.size, preprocessing.channels) != (
-            self.preprocessing.size,
-            self.preprocessing.channels,
-        ):
+        """The same samples normalised for another model. Raises LimbeckError when it asks for another shape."""
+        if (preprocessing.size, preprocessing.channels) != (self.preprocessing.size, self.preprocessing.channels):
             raise LimbeckError(
-                f"{self.name}: images are {self.preprocessing.channels}×{self.preprocessing.size}, the "
-                "preprocessing "
+                f"{self.name}: images are {self.preprocessing.channels}×{self.preprocessing.size}, the preprocessing "
                 f"wants {preprocessing.channels}×{preprocessing.size}; load the data with that size"
             )
         return self._changed(preprocessing=preprocessing)
 
     def subset(self, indices: NDArray[np.int64] | Tensor | Sequence[int], name: str | None = None) -> ImageSet:
-        """The samples at these positions; pixels are shared, ids stay. Raises LimbeckError when there is
-        none."""
+        """The samples at these positions; pixels are shared, ids stay. Raises LimbeckError when there is none."""
         at = torch.as_tensor(indices, dtype=torch.int64)
         name = name or self.name
         if len(at) == 0:
@@ -229,9 +189,10 @@ class ImageSet(Dataset[dict[str, Tensor]]):
         return self._changed(_rows=self._rows[at], labels=self.labels[at], ids=self.ids[at], name=name)
 
     def with_labels(self, mask: NDArray[np.bool_] | Tensor) -> ImageSet:
-        """The same samples with the labels hidden (-1) where `mask` (n,) is False."""
+        """The same samples with the labels hidden (-1) where `mask` (n,) is False, as partners too."""
         shown = torch.as_tensor(mask, dtype=torch.bool)
-        return self._changed(labels=torch.where(shown, self.labels, torch.tensor(UNLABELLED)))
+        pool = None if self._pool is None else self._pool.without_labels(self.ids[~shown])
+        return self._changed(labels=torch.where(shown, self.labels, torch.tensor(UNLABELLED)), _pool=pool)
 
     def _changed(self, **changes: object) -> ImageSet:
         changed = copy.copy(self)

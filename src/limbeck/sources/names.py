@@ -12,8 +12,9 @@ from sklearn.datasets import load_digits
 
 from limbeck.checks import LimbeckError, nearest
 from limbeck.sources import cifar, folders, hub, idx, tables
-from limbeck.sources.images import Images, ImageSet
+from limbeck.sources.images import ImageSet
 from limbeck.sources.parts import Integers, Part, Source, numbered
+from limbeck.sources.pixels import Images
 from limbeck.sources.splits import (
     SPLIT_SEED,
     TEST,

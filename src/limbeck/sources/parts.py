@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from limbeck.checks import LimbeckError, nearest
-from limbeck.sources.images import Images, InMemory, Resized, resize
+from limbeck.sources.pixels import Images, InMemory, Resized, resize
 from limbeck.types import UNLABELLED
 
 Integers = NDArray[np.int64]

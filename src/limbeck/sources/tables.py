@@ -15,7 +15,7 @@ import pyarrow.parquet
 
 from limbeck.checks import LimbeckError, nearest
 from limbeck.sources.decode import Files, decoded
-from limbeck.sources.folders import path_ids
+from limbeck.sources.ids import text_ids
 from limbeck.sources.parts import Part, Source, check_classes, number_classes, split_name
 from limbeck.types import UNLABELLED
 
@@ -114,5 +114,5 @@ def read(file: Path, size: int | None, columns: Columns, classes: Sequence[str] 
     every = np.array(labels, dtype=np.int64)
     check_classes({part: every[at_rows] for part, at_rows in in_part.items()}, known, str(file))
     images = decoded({part: Files(tuple(paths[row] for row in at_rows)) for part, at_rows in in_part.items()}, size)
-    ids = path_ids([str(row[columns.path]) for row in rows])
+    ids = text_ids([str(row[columns.path]) for row in rows])
     return Source({part: Part(images[part], every[at], ids[at]) for part, at in in_part.items()}, known)

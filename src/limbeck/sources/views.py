@@ -7,6 +7,7 @@ process, on any rank and after a resume: the teacher's stored answer stays true 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -97,16 +98,23 @@ class Flip:
         return torch.from_numpy(pixels)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class PerSample:
     """Any transform of one uint8 image (channels, height, width), as those of torchvision.transforms.v2.
 
     Before each sample, torch's CPU generator, `random` and NumPy's global generator are seeded from the
     sample's key; after the batch they are put back, so that dropout and samplers go on as if nothing had been
     drawn.
+
+    Its `repr` is the transform's on one line, without the addresses in memory that functions print, so that it is
+    the same in every process. It says as much as the transform does: two functions of one name look alike.
     """
 
     transform: Callable[[Tensor], Tensor]
+
+    def __repr__(self) -> str:
+        printed = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(self.transform))
+        return f"PerSample({' '.join(printed.split())})"
 
     def __call__(self, images: Tensor, keys: Keys) -> Tensor:
         generator = torch.default_generator

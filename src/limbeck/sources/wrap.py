@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, SupportsIndex, runtime_checkable
+from functools import cached_property
+from typing import Any, Protocol, SupportsIndex, cast, runtime_checkable
 
 import datasets
 import numpy as np
@@ -12,11 +13,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from limbeck.checks import LimbeckError
+from limbeck.content import content_ids
 from limbeck.sources.collate import CheckedCollate, as_inputs, as_labels, collate_samples, labels_fit
 from limbeck.sources.images import ImageSet
 from limbeck.types import UNLABELLED
 
 Collate = Callable[[Any], dict[str, Tensor]]
+BLOCK = 4_000_000
+"""Bytes of inputs that are hashed at a time: what fits a cache is hashed fastest, and takes next to no memory."""
 
 
 @runtime_checkable
@@ -26,13 +30,8 @@ class _Samples(Protocol):
     def __getitem__(self, index: Any) -> Any: ...
 
 
-@runtime_checkable
-class _Batched(Protocol):
-    def __getitems__(self, indices: Sequence[int]) -> Any: ...
-
-
 class ArraySet(Dataset[dict[str, Tensor]]):
-    """Tensors in memory as a data set that gives whole batches; `ids` are positions.
+    """Tensors in memory as a data set that gives whole batches; `ids` are made from the contents of the inputs.
 
     `inputs` (n, …); `labels` (n,) int64 with -1 where unlabelled, or (n, classes) float32.
     """
@@ -40,6 +39,12 @@ class ArraySet(Dataset[dict[str, Tensor]]):
     def __init__(self, inputs: Tensor, labels: Tensor) -> None:
         self.inputs = inputs
         self.labels = labels
+
+    @cached_property
+    def ids(self) -> Tensor:
+        """(n,) int64: a sample keeps its id where others are added, removed or shuffled; equal inputs share one."""
+        rows = max(1, BLOCK // max(1, self.inputs[0].nbytes))
+        return torch.cat([content_ids(block) for block in self.inputs.split(rows)])
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -50,49 +55,18 @@ class ArraySet(Dataset[dict[str, Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The assembled batch of these positions; a DataLoader calls this instead of `__getitem__`."""
         at = torch.as_tensor(indices)
-        return {"inputs": self.inputs.index_select(0, at), "labels": self.labels[at], "ids": at}
-
-
-class Numbered(Dataset[dict[str, Any]]):
-    """A data set of pairs or mappings, with their positions as `ids` unless they have ids of their own."""
-
-    def __init__(self, samples: _Samples) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
-        return _numbered(self.samples[index.__index__()], index.__index__())
-
-    def __getitems__(self, indices: Sequence[int]) -> Any:
-        """These samples, read at once where the data set can."""
-        if not isinstance(self.samples, _Batched):
-            return [self[index] for index in indices]
-        found = self.samples.__getitems__(indices)
-        if isinstance(found, Mapping):
-            return {"ids": torch.as_tensor(indices), **collate_samples(found)}
-        return [_numbered(sample, index) for sample, index in zip(found, indices, strict=True)]
-
-
-def _numbered(sample: Any, index: int) -> dict[str, Any]:
-    if isinstance(sample, Mapping):
-        return {"ids": index, **sample}
-    if isinstance(sample, tuple | list) and len(sample) == 2:
-        return {"inputs": sample[0], "labels": sample[1], "ids": index}
-    raise LimbeckError(
-        f"training data: expected samples (input, label) or mappings, got {type(sample).__name__} at "
-        f"{index}; wrap the data set so that it gives one of these"
-    )
+        return {"inputs": self.inputs.index_select(0, at), "labels": self.labels[at], "ids": self.ids[at]}
 
 
 def as_training_data(data: object, num_classes: int | None) -> tuple[Dataset[Any], Collate]:
     """A data set and the `collate_fn` for its loader: batches of `inputs`, `labels` (-1: unlabelled), `ids`.
 
     `data` is an ImageSet, a torch or Hugging Face data set (or a list) of (input, label) pairs or mappings,
-    or one tuple (inputs, labels) of arrays or tensors, where labels may be None. Labels are checked against
-    `num_classes` (None: not at all): at once where they are in memory, else batch by batch; floats (n,
-    classes) pass as several labels a sample. Raises LimbeckError for anything else, and for NaN in arrays.
+    or one tuple (inputs, labels) of arrays or tensors, where labels may be None. `ids` are the samples' own
+    (`collate_samples`), and made from the inputs where these are arrays; batches of other samples have none, and
+    `limbeck.content.content_ids` of their inputs gives what the arrays would have. Labels are checked against
+    `num_classes` (None: not at all): at once where they are in memory, else batch by batch; floats (n, classes)
+    pass as several labels a sample. Raises LimbeckError for anything else, and for NaN in arrays.
     """
     if isinstance(data, ImageSet | ArraySet):
         labels_fit(data.labels, num_classes, "training data")
@@ -119,7 +93,7 @@ def as_training_data(data: object, num_classes: int | None) -> tuple[Dataset[Any
         )
     if len(data) == 0:
         raise LimbeckError("training data: the data set is empty; it needs at least one sample")
-    return Numbered(data), CheckedCollate(num_classes)
+    return cast("Dataset[Any]", data), CheckedCollate(num_classes)
 
 
 def _is_array(part: object) -> bool:
