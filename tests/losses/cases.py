@@ -21,6 +21,8 @@ from limbeck.losses import (
     Loss,
     ReverseKL,
     SigmoidKD,
+    SkewKL,
+    SkewReverseKL,
     Standardized,
     Supervised,
     SupervisedBCE,
@@ -57,6 +59,10 @@ def _jsd(name: str, loss: Loss, temperature: float, beta: float) -> Case:
     return Case(name, loss, lambda s, t, _l, _y: naive.jsd(s, t, temperature, beta), excludes=True)
 
 
+def _skew(name: str, loss: Loss, temperature: float, alpha: float, *, reverse: bool) -> Case:
+    return Case(name, loss, lambda s, t, _l, _y: naive.skewed(s, t, temperature, alpha, reverse), excludes=True)
+
+
 CASES = [
     _jsd("kd-T1", KD(1.0), 1.0, 0.0),
     _jsd("kd-T4", KD(4.0), 4.0, 0.0),
@@ -65,6 +71,10 @@ CASES = [
     _jsd("jsd-tenth", GeneralizedJSD(1.0, 0.1), 1.0, 0.1),
     _jsd("jsd-0", GeneralizedJSD(2.0, 0.0), 2.0, 0.0),
     _jsd("jsd-1", GeneralizedJSD(2.0, 1.0), 2.0, 1.0),
+    _skew("skew-kl", SkewKL(1.0), 1.0, 0.1, reverse=False),
+    _skew("skew-kl-T3", SkewKL(3.0, 0.4), 3.0, 0.4, reverse=False),
+    _skew("skew-reverse-kl", SkewReverseKL(1.0), 1.0, 0.1, reverse=True),
+    _skew("skew-reverse-kl-T3", SkewReverseKL(3.0, 0.4), 3.0, 0.4, reverse=True),
     Case("logit-mse", LogitMSE(), lambda s, t, _l, _y: naive.mean_square(s, t)),
     Case("feature-mse", FeatureMSE(), lambda s, t, _l, _y: naive.mean_square(s, t)),
     Case("dkd", DKD(), lambda s, t, lab, _y: naive.dkd(s, t, lab, 1.0, 8.0, 4.0), excludes=True),

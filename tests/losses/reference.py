@@ -42,6 +42,16 @@ def jsd(student: Rows, teacher: Rows, temperature: float, beta: float) -> list[f
     return values
 
 
+def skewed(student: Rows, teacher: Rows, temperature: float, alpha: float, reverse: bool) -> list[float]:
+    values = []
+    for s, t in zip(student, teacher, strict=True):
+        q, p = softened(s, temperature), softened(t, temperature)
+        first, other = (q, p) if reverse else (p, q)
+        mixture = [alpha * a + (1 - alpha) * b for a, b in zip(first, other, strict=True)]
+        values.append(temperature**2 * kl(first, mixture))
+    return values
+
+
 def mean_square(student: Rows, teacher: Rows) -> list[float]:
     return [
         sum((a - b) ** 2 for a, b in zip(s, t, strict=True)) / len(s) for s, t in zip(student, teacher, strict=True)

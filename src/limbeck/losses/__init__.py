@@ -13,10 +13,14 @@ from limbeck.losses.response import (
     GeneralizedJSD,
     LogitMSE,
     ReverseKL,
+    SkewKL,
+    SkewReverseKL,
     generalized_jsd,
     kd,
     logit_mse,
     reverse_kl,
+    skew_kl,
+    skew_reverse_kl,
 )
 from limbeck.losses.standardize import Standardized, standardize
 from limbeck.losses.supervised import Supervised, SupervisedBCE, binary_cross_entropy, cross_entropy
@@ -35,6 +39,8 @@ __all__ = [
     "Method",
     "ReverseKL",
     "SigmoidKD",
+    "SkewKL",
+    "SkewReverseKL",
     "Standardized",
     "Supervised",
     "SupervisedBCE",
@@ -49,5 +55,7 @@ __all__ = [
     "nkd",
     "reverse_kl",
     "sigmoid_kd",
+    "skew_kl",
+    "skew_reverse_kl",
     "standardize",
 ]

@@ -21,10 +21,12 @@ class Loss(nn.Module):
     Attributes:
         name: what recipes and logs call the loss; one of `METHODS`.
         inputs: what `forward` receives after the student's signal; a wrapper has those of what it wraps.
+        targets: the forms in which it can take the teacher's logits: dense (Tensor), LinearHead, TopK, Sampled.
         skips_unlabelled: whether an item without a label counts for nothing, rather than as a value of 0.
     """
 
     name: str
     inputs: tuple[LossInput, ...] = ("teacher",)
+    targets: tuple[type, ...] = (Tensor,)
     skips_unlabelled: bool = False
     forward: Callable[..., Tensor]

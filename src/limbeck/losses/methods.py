@@ -9,7 +9,7 @@ from limbeck.losses.decoupled import DKD, NKD
 from limbeck.losses.dist import DIST
 from limbeck.losses.features import FeatureMSE
 from limbeck.losses.multilabel import SigmoidKD
-from limbeck.losses.response import KD, GeneralizedJSD, LogitMSE, ReverseKL
+from limbeck.losses.response import KD, GeneralizedJSD, LogitMSE, ReverseKL, SkewKL, SkewReverseKL
 from limbeck.losses.standardize import Standardized
 from limbeck.losses.supervised import Supervised, SupervisedBCE
 
@@ -77,6 +77,28 @@ METHODS: tuple[Method, ...] = (
         weight=0.9,
         supervised_weight=0.1,
         weights="as KD",
+    ),
+    Method(
+        module=SkewKL,
+        family="response",
+        needs="teacher logits",
+        says="T² times the KL divergence from the teacher's to a mixture with α of the teacher in the student's",
+        paper="Ko et al. 2024 (DistiLLM)",
+        arxiv="2402.03898",
+        weight=0.9,
+        supervised_weight=0.1,
+        weights="as KD; α = 0.1 is the paper's",
+    ),
+    Method(
+        module=SkewReverseKL,
+        family="response",
+        needs="teacher logits",
+        says="T² times the KL divergence from the student's to a mixture with α of the student in the teacher's",
+        paper="Ko et al. 2024 (DistiLLM)",
+        arxiv="2402.03898",
+        weight=0.9,
+        supervised_weight=0.1,
+        weights="as KD; α = 0.1 is the paper's",
     ),
     Method(
         module=LogitMSE,

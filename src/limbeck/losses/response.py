@@ -10,7 +10,10 @@ from torch import Tensor
 
 from limbeck.checks import LimbeckError, same_shape
 from limbeck.losses.base import Loss
+from limbeck.losses.divergences import Divergence, ForwardKL, JensenShannon, ReversedKL, Skewed, SkewedReverse
 from limbeck.losses.numeric import fraction, positive, precise
+from limbeck.losses.sparse import Outcomes, outcomes, sparse_divergence
+from limbeck.types import LinearHead, Sampled, Target, TopK, dense_logits
 
 
 def kd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
@@ -32,7 +35,7 @@ def kd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) ->
 
     Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531.
     """
-    return _divergence(student_logits, teacher_logits, temperature, 0.0, "kd")
+    return divergence(student_logits, teacher_logits, ForwardKL(), temperature, "kd")
 
 
 def reverse_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
@@ -42,7 +45,7 @@ def reverse_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: f
 
     Gu et al. 2024, "MiniLLM", arXiv:2306.08543.
     """
-    return _divergence(student_logits, teacher_logits, temperature, 1.0, "reverse_kl")
+    return divergence(student_logits, teacher_logits, ReversedKL(), temperature, "reverse_kl")
 
 
 def generalized_jsd(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, beta: float = 0.5) -> Tensor:
@@ -59,7 +62,29 @@ def generalized_jsd(student_logits: Tensor, teacher_logits: Tensor, *, temperatu
     Agarwal et al. 2024, "On-Policy Distillation of Language Models", arXiv:2306.13649; Lin 1991, "Divergence
     Measures Based on the Shannon Entropy".
     """
-    return _divergence(student_logits, teacher_logits, temperature, fraction(beta, "beta"), "generalized_jsd")
+    return divergence(student_logits, teacher_logits, between(beta), temperature, "generalized_jsd")
+
+
+def skew_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, alpha: float = 0.1) -> Tensor:
+    """T² · KL(p ‖ α · p + (1 − α) · q), teacher p and student q: finite where the student gives nothing.
+
+    α = 0 is `kd`. Shapes, precision and Raises as in `kd`; an α outside [0, 1) raises too.
+
+    Ko et al. 2024, "DistiLLM", arXiv:2402.03898, equation 3.
+    """
+    return divergence(student_logits, teacher_logits, skewed(alpha), temperature, "skew_kl")
+
+
+def skew_reverse_kl(
+    student_logits: Tensor, teacher_logits: Tensor, *, temperature: float, alpha: float = 0.1
+) -> Tensor:
+    """T² · KL(q ‖ (1 − α) · p + α · q), teacher p and student q.
+
+    α = 0 is `reverse_kl`. Shapes, precision and Raises as in `kd`; an α outside [0, 1) raises too.
+
+    Ko et al. 2024, "DistiLLM", arXiv:2402.03898, section 3.1.
+    """
+    return divergence(student_logits, teacher_logits, skewed_reverse(alpha), temperature, "skew_reverse_kl")
 
 
 def logit_mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -81,47 +106,80 @@ def logit_mse(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return (precise(student_logits) - precise(teacher_logits.detach())).square().mean(-1)
 
 
-class KD(Loss):
+class DivergenceLoss(Loss):
+    """A divergence of the student's softened probabilities from the teacher's, with its temperature.
+
+    The teacher's answer may be dense logits, a head that makes them, or a sparse target whose temperature is the same.
+    """
+
+    targets: tuple[type, ...] = (Tensor, LinearHead, TopK)
+
+    def __init__(self, divergence: Divergence, temperature: float) -> None:
+        super().__init__()
+        self.divergence = divergence
+        self.temperature = positive(temperature, f"{type(self).__name__} temperature")
+
+    def forward(self, student: Tensor, teacher: Target) -> Tensor:
+        """(batch, …) from logits of shape (batch, …, classes)."""
+        same_temperature(self, teacher)
+        if isinstance(teacher, LinearHead):
+            teacher = dense_logits(teacher)
+        if isinstance(teacher, Tensor):
+            return divergence(student, teacher, self.divergence, self.temperature, self.name)
+        log_q = (precise(student) / self.temperature).log_softmax(-1)
+        if isinstance(teacher, Sampled):
+            value, _ = sparse_divergence(teacher, log_q.gather(1, teacher.ids), self.divergence)
+        else:
+            rest = log_q.scatter(1, teacher.ids, -math.inf).logsumexp(1)
+            log_p, log_outcomes = outcomes(teacher, log_q.gather(1, teacher.ids), rest)
+            value = Outcomes.apply(log_outcomes, log_p, self.divergence)
+        return value * self.temperature**2
+
+
+class KD(DivergenceLoss):
     """`kd` with its temperature."""
 
     name = "kd"
+    targets = (Tensor, LinearHead, TopK, Sampled)
 
     def __init__(self, temperature: float = 4.0) -> None:
-        super().__init__()
-        self.temperature = positive(temperature, "KD temperature")
-
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """(batch, …) from logits of shape (batch, …, classes)."""
-        return kd(student, teacher, temperature=self.temperature)
+        super().__init__(ForwardKL(), temperature)
 
 
-class ReverseKL(Loss):
+class ReverseKL(DivergenceLoss):
     """`reverse_kl` with its temperature."""
 
     name = "reverse-kl"
 
     def __init__(self, temperature: float = 4.0) -> None:
-        super().__init__()
-        self.temperature = positive(temperature, "ReverseKL temperature")
-
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """(batch, …) from logits of shape (batch, …, classes)."""
-        return reverse_kl(student, teacher, temperature=self.temperature)
+        super().__init__(ReversedKL(), temperature)
 
 
-class GeneralizedJSD(Loss):
+class GeneralizedJSD(DivergenceLoss):
     """`generalized_jsd` with its temperature and β."""
 
     name = "generalized-jsd"
 
     def __init__(self, temperature: float = 4.0, beta: float = 0.5) -> None:
-        super().__init__()
-        self.temperature = positive(temperature, "GeneralizedJSD temperature")
-        self.beta = fraction(beta, "GeneralizedJSD beta")
+        super().__init__(between(beta), temperature)
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """(batch, …) from logits of shape (batch, …, classes)."""
-        return generalized_jsd(student, teacher, temperature=self.temperature, beta=self.beta)
+
+class SkewKL(DivergenceLoss):
+    """`skew_kl` with its temperature and α."""
+
+    name = "skew-kl"
+
+    def __init__(self, temperature: float = 4.0, alpha: float = 0.1) -> None:
+        super().__init__(skewed(alpha), temperature)
+
+
+class SkewReverseKL(DivergenceLoss):
+    """`skew_reverse_kl` with its temperature and α."""
+
+    name = "skew-reverse-kl"
+
+    def __init__(self, temperature: float = 4.0, alpha: float = 0.1) -> None:
+        super().__init__(skewed_reverse(alpha), temperature)
 
 
 class LogitMSE(Loss):
@@ -134,30 +192,47 @@ class LogitMSE(Loss):
         return logit_mse(student, teacher)
 
 
+def between(beta: float) -> Divergence:
+    """The generalised Jensen-Shannon divergence, with its ends."""
+    ends: dict[float, Divergence] = {0.0: ForwardKL(), 1.0: ReversedKL()}
+    return ends.get(fraction(beta, "beta")) or JensenShannon(beta)
+
+
+def skewed(alpha: float) -> Divergence:
+    """Skew KL, or KL itself at α = 0."""
+    return Skewed(alpha) if _below_one(alpha) else ForwardKL()
+
+
+def skewed_reverse(alpha: float) -> Divergence:
+    """Skew reverse KL, or reverse KL itself at α = 0."""
+    return SkewedReverse(alpha) if _below_one(alpha) else ReversedKL()
+
+
+def _below_one(alpha: float) -> float:
+    if not 0.0 <= alpha < 1.0:
+        raise LimbeckError(f"alpha: expected a number from 0 to below 1, got {alpha}")
+    return alpha
+
+
+def same_temperature(loss: DivergenceLoss, target: Target) -> None:
+    """Raises LimbeckError unless a target that was softened when it was made has the loss's temperature."""
+    if isinstance(target, TopK | Sampled) and target.temperature != loss.temperature:
+        raise LimbeckError(
+            f"{loss.name}: its temperature is {loss.temperature:g}, but the targets were stored at temperature "
+            f"{target.temperature:g}; give the term that temperature, or label the data again with the other"
+        )
+
+
 class _Divergence(torch.autograd.Function):
     """T² · divergence, its gradient computed beside its value: one node that keeps only the gradient."""
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float, beta: float) -> Tensor:
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float, rule: Divergence) -> Tensor:
         if temperature != 1.0:
             student, teacher = student / temperature, teacher / temperature
         log_q, log_p = student.log_softmax(-1), teacher.log_softmax(-1)
-        if beta == 0.0:
-            p = log_p.exp()
-            value = (p * _ratio(log_p, log_q, p)).sum(-1)
-            gradient = log_q.exp_().sub_(p)
-        elif beta == 1.0:
-            q = log_q.exp()
-            ratio = _ratio(log_q, log_p, q)
-            value = (q * ratio).sum(-1)
-            gradient = ratio.sub_(value.unsqueeze(-1)).mul_(q)
-        else:
-            p, q = log_p.exp(), log_q.exp()
-            log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
-            ratio = _ratio(log_q, log_m, q)
-            to_student = (q * ratio).sum(-1)
-            value = beta * (p * _ratio(log_p, log_m, p)).sum(-1) + (1.0 - beta) * to_student
-            gradient = ratio.sub_(to_student.unsqueeze(-1)).mul_(q).mul_(1.0 - beta)
+        value, slope = rule(log_p, log_q)
+        gradient = slope.sub_(log_q.exp_().mul_(slope.sum(-1, keepdim=True)))
         ctx.temperature = temperature
         ctx.save_for_backward(gradient)
         return value if temperature == 1.0 else value.mul_(temperature * temperature)
@@ -166,20 +241,16 @@ class _Divergence(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
         if torch.is_grad_enabled():
             # Only create_graph leaves it on, and the saved gradient would then pass as a constant.
-            raise LimbeckError("kd, reverse_kl and generalized_jsd have no second derivative; leave create_graph False")
+            raise LimbeckError("divergences have no second derivative; leave create_graph False")
         (gradient,) = ctx.saved_tensors
         if ctx.temperature != 1.0:
             grad_output = grad_output * ctx.temperature
         return grad_output.unsqueeze(-1) * gradient, None, None, None
 
 
-def _ratio(log_a: Tensor, log_b: Tensor, a: Tensor) -> Tensor:
-    """log a − log b, and 0 where a is 0: the convention 0 · log 0 = 0, also between two excluded classes."""
-    return (log_a - log_b).masked_fill_(a == 0, 0.0)
-
-
-def _divergence(student: Tensor, teacher: Tensor, temperature: float, beta: float, what: str) -> Tensor:
+def divergence(student: Tensor, teacher: Tensor, rule: Divergence, temperature: float, what: str) -> Tensor:
+    """T² times a divergence between softened probabilities, (batch, …)."""
     same_shape(student, teacher, what)
     positive(temperature, f"{what} temperature")
-    value: Tensor = _Divergence.apply(precise(student), precise(teacher.detach()), temperature, beta)
+    value: Tensor = _Divergence.apply(precise(student), precise(teacher.detach()), temperature, rule)
     return value
