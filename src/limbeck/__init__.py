@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from limbeck.api import DistillResult, distill
     from limbeck.checks import LimbeckError
     from limbeck.distiller import Distiller
+    from limbeck.labelling import label
     from limbeck.models import load, save
     from limbeck.objective import Term
     from limbeck.results import Results, Row
-    from limbeck.teachers import Ema, Ensemble, Live, Onnx
+    from limbeck.store import LabelStore
+    from limbeck.teachers import Ema, Ensemble, Live, Onnx, Stored, Teacher
     from limbeck.trainer import DistillTrainer
     from limbeck.training import TrainConfig, train
 
@@ -29,14 +31,18 @@ _HOMES = {
     "Distiller": "distiller",
     "Ema": "teachers",
     "Ensemble": "teachers",
+    "LabelStore": "store",
     "LimbeckError": "checks",
     "Live": "teachers",
     "Onnx": "teachers",
     "Results": "results",
     "Row": "results",
+    "Stored": "teachers",
+    "Teacher": "teachers",
     "Term": "objective",
     "TrainConfig": "training",
     "distill": "api",
+    "label": "labelling",
     "load": "models",
     "save": "models",
     "train": "training",
@@ -48,14 +54,18 @@ __all__ = [
     "Distiller",
     "Ema",
     "Ensemble",
+    "LabelStore",
     "LimbeckError",
     "Live",
     "Onnx",
     "Results",
     "Row",
+    "Stored",
+    "Teacher",
     "Term",
     "TrainConfig",
     "distill",
+    "label",
     "load",
     "save",
     "train",

@@ -88,7 +88,7 @@ def distill(
         raise LimbeckError(f"seeds must be at least 1, got {seeds}")
     terms = list(objective) if objective is not None else default_terms()
     config = config or TrainConfig()
-    taught = as_teacher(teacher)
+    taught = as_teacher(teacher, config.shortcuts)
     place = Path(folder) if folder is not None else Path(tempfile.mkdtemp(prefix="limbeck-"))
     held_out, held_out_collate = as_training_data(eval_data, None)
     num_classes = _num_classes(taught, held_out, held_out_collate)
@@ -109,9 +109,9 @@ def distill(
             module = make()
             same_width(module, example, num_classes)
             distiller = (
-                Distiller(module, None, alone_terms(terms))
+                Distiller(module, None, alone_terms(terms), shortcuts=config.shortcuts)
                 if kind == "alone"
-                else Distiller(module, taught, copy.deepcopy(terms), example=example)
+                else Distiller(module, taught, copy.deepcopy(terms), example=example, shortcuts=config.shortcuts)
             )
             trained = train(
                 distiller, split, None, config, seed=seed, label=f"{kind} {seed + 1}/{seeds}", collate=collate

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from limbeck.checks import LimbeckError
+from limbeck.losses.fused import serves_fused
 from limbeck.models import as_module
+from limbeck.models.forward import evaluating
+from limbeck.models.heads import is_causal_lm
+from limbeck.models.layout import (
+    channels_last_batch,
+    channels_last_model,
+    contiguous_batch,
+    refuses_channels_last,
+)
 from limbeck.objective import Objective, Term, default_terms
 from limbeck.projectors import projector_between
+from limbeck.shortcuts import SHORTCUTS, known_shortcuts
 from limbeck.taps import SignalReader
 from limbeck.teachers import Teacher, TeacherLike, as_teacher
+from limbeck.tokens import TokenPlan
 from limbeck.types import Batch, Output, Signal
 
 
@@ -30,6 +41,11 @@ class Distiller(nn.Module):
             where there is no teacher.
         example: a batch. With it, a dry forward pass checks every term's shapes and builds the projectors that
             differing features need.
+        shortcuts: what may be done to make a step faster, with the same values and gradients; see
+            `limbeck.shortcuts`. A teacher given as a Teacher has its own.
+
+    A batch with `attention_mask`, or of a causal language model, is one of texts: terms then compare the tokens that
+    count (see `limbeck.tokens`), and a causal model's logits are taken against the next token's label.
 
     Raises:
         LimbeckError: a term names a signal that the student or the teacher cannot give, or needs a teacher and there
@@ -43,10 +59,12 @@ class Distiller(nn.Module):
         objective: Sequence[Term] | None = None,
         *,
         example: Batch | None = None,
+        shortcuts: Collection[str] = SHORTCUTS,
     ) -> None:
         super().__init__()
         self.student = as_module(student)
-        self.teacher: Teacher | None = None if teacher is None else as_teacher(teacher)
+        self.shortcuts = known_shortcuts(shortcuts)
+        self.teacher: Teacher | None = None if teacher is None else as_teacher(teacher, shortcuts)
         terms = default_terms() if objective is None else list(objective)
         if objective is None and teacher is None:
             terms = [term for term in terms if not term.uses_teacher]
@@ -62,32 +80,104 @@ class Distiller(nn.Module):
                     "teacher and student are one object, so the teacher would learn; pass copy.deepcopy(model)"
                 )
             self.teacher.require({term.teacher for term in taught})
+            for term in taught:
+                if why := self.teacher.refuses(term.teacher, term.loss):
+                    raise LimbeckError(f"term {term.name or term.loss.name}: {why}")
         self._read = SignalReader(self.student, {term.student for term in terms}, "student")
+        self._causal = is_causal_lm(self.student)
+        self._heads = self._heads_serve(terms)
+        self._channels_last = "channels-last" in self.shortcuts and channels_last_model(self.student)
+        self._token_signals: set[str] | None = None
+        if self.teacher is not None:
+            self.teacher.give_heads(self._heads)
         if example is not None:
             terms = self._with_projectors(terms, example)
         self.objective = Objective(terms)
 
     def forward(self, batch: Batch, denominators: Tensor | None = None) -> Output:
         """Loss, logits and terms of a batch; `denominators` as in Objective.forward."""
-        signal = self._read(batch)
+        batch = channels_last_batch(batch) if self._channels_last else batch
+        signal = self._student(batch)
         # `alone` keeps a teacher out of the step, not only out of the loss.
         taught = self.teacher(batch) if self.teacher is not None and self.objective.uses_teacher else None
-        loss, terms = self.objective(signal, taught, batch.get("labels"), denominators)
-        return Output(loss, signal["logits"], terms)
+        logits, labels = signal.tensors.get("logits"), batch.get("labels")
+        plan = self._plan(batch)
+        if plan is not None:
+            self._learn_tokens(plan, signal)
+            signal, labels = plan.apply(signal), plan.labels
+            taught = plan.apply(taught) if taught is not None else None
+        loss, terms = self.objective(signal, taught, labels, denominators)
+        return Output(loss, logits, terms)
+
+    def train(self, mode: bool = True) -> Distiller:
+        """As of any module; nothing is walked through where student and objective are in the mode already, which
+        trainers ask for at every step."""
+        if not (self.training is self.student.training is self.objective.training is mode):
+            super().train(mode)
+        return self
+
+    def counts(self, batch: Batch) -> Tensor:
+        """How many items each term averages over in a batch, (terms,) float32: samples, or tokens that count."""
+        plan = self._plan(batch)
+        if plan is None:
+            return self.objective.counts(batch.get("labels"), len(next(iter(batch.values()))))
+        if self._token_signals is None:
+            self._learn_tokens(plan, self._dry_run(batch)[0])
+        assert self._token_signals is not None
+        samples = self.objective.counts(plan.labels, plan.next_count if self._causal else plan.shape[0])
+        tokens = torch.as_tensor(plan.valid_count, device=samples.device).float()
+        return torch.stack(
+            [
+                tokens if term.student in self._token_signals and term.student != "logits" else samples[index]
+                for index, term in enumerate(self.objective.terms)
+            ]
+        )
 
     def student_signal(self, batch: Batch) -> Signal:
         """What the student alone gives for a batch: its logits and the signals that terms ask of it."""
         return self._read(batch)
 
-    @torch.no_grad()
+    def _heads_serve(self, terms: Sequence[Term]) -> bool:
+        """Whether all terms on the student's logits can be computed from its head."""
+        on_logits = [term for term in terms if term.student == "logits"]
+        fits = all(term.projector is None and serves_fused(term.loss) for term in on_logits)
+        return "linear-head" in self.shortcuts and self._read.has_head and bool(on_logits) and fits
+
+    def _student(self, batch: Batch) -> Signal:
+        try:
+            return self._read.with_head(batch) if self._heads else self._read(batch)
+        except RuntimeError as error:
+            if not (self._channels_last and refuses_channels_last(error)):
+                raise
+        self._channels_last = False
+        self.student.to(memory_format=torch.contiguous_format)
+        return self._read(contiguous_batch(batch))
+
+    def _plan(self, batch: Batch) -> TokenPlan | None:
+        """The tokens that count, where the batch is one of texts."""
+        if not self._causal and "attention_mask" not in batch:
+            return None
+        return TokenPlan(batch, causal=self._causal, compact="compact-tokens" in self.shortcuts)
+
+    def _learn_tokens(self, plan: TokenPlan, signal: Signal) -> None:
+        if self._token_signals is None:
+            self._token_signals = {name for name, tensor in signal.tensors.items() if plan.covers(name, tensor)}
+
+    def _dry_run(self, batch: Batch) -> tuple[Signal, Signal | None]:
+        """What student and teacher give for a batch, without a trace in either."""
+        with torch.no_grad(), evaluating(self.student):
+            student = self._read(batch)
+        return student, self.teacher(batch) if self.teacher is not None else None
+
     def _with_projectors(self, terms: list[Term], example: Batch) -> list[Term]:
         device = next((parameter.device for parameter in self.student.parameters()), torch.device("cpu"))
         example = {name: tensor.to(device) for name, tensor in example.items()}
-        training = self.student.training
-        self.student.eval()
-        student = self._read(example)
-        self.student.train(training)
-        taught = self.teacher(example) if self.teacher is not None else None
+        student, taught = self._dry_run(example)
+        plan, labels = self._plan(example), example.get("labels")
+        if plan is not None:
+            self._learn_tokens(plan, student)
+            student, labels = plan.apply(student), plan.labels
+            taught = plan.apply(taught) if taught is not None else None
         built = []
         for term in terms:
             if term.uses_teacher and taught is not None and term.projector is None and term.student != "logits":
@@ -95,5 +185,6 @@ class Distiller(nn.Module):
                 projector = projector_between(student[term.student], taught[term.teacher], what)
                 term = replace(term, projector=projector.to(device) if projector is not None else None)
             built.append(term)
-        Objective(built)(student, taught, example.get("labels"))
+        with torch.no_grad():
+            Objective(built)(student, taught, labels)
         return built

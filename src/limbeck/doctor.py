@@ -183,8 +183,12 @@ def _step(session: Session, student: nn.Module, teacher: Teacher, *, guessed: bo
     batch = split.__getitems__(_mixed(split, min(recipe.train.batch_size, len(split))))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
-    distiller = Distiller(student, teacher, build_terms(recipe.terms), example=batch).to(device).train()
-    logits = distiller(batch).logits
+    distiller = (
+        Distiller(student, teacher, build_terms(recipe.terms), example=batch, shortcuts=recipe.train.shortcuts)
+        .to(device)
+        .train()
+    )
+    logits = distiller.student_signal(batch)["logits"]
     if logits.shape[-1] != len(session.data.classes):
         raise LimbeckError(
             f"the student gives {logits.shape[-1]} logits, the data has {len(session.data.classes)} classes"

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from limbeck.checks import LimbeckError
 from limbeck.losses import KD, Loss, Supervised
-from limbeck.types import UNLABELLED, Signal
+from limbeck.losses.fused import FusedTerm, fused_losses
+from limbeck.types import UNLABELLED, LinearHead, Signal, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +67,10 @@ class Objective(nn.Module):
         """Whether any term compares with a teacher."""
         return any(term.uses_teacher for term in self.terms)
 
-    def counts(self, labels: Tensor | None, batch_size: int) -> Tensor:
+    def counts(self, labels: Tensor | None, items: int | Tensor) -> Tensor:
         """How many items each term averages over in a batch, as float32 of shape (terms,), on the labels' device."""
         device = labels.device if labels is not None else None
-        everything = torch.tensor(float(batch_size), device=device)
+        everything = torch.as_tensor(items, device=device).float()
         known = labelled(labels).sum().float() if labels is not None else everything
         return torch.stack([known if term.loss.skips_unlabelled else everything for term in self.terms])
 
@@ -79,11 +80,17 @@ class Objective(nn.Module):
         """The loss to minimise, and each term's mean before its weight.
 
         `denominators` of shape (terms,) replace the batch's own counts where a step is spread over several batches or
-        processes, so that their losses add up to the mean over all; none may be 0.
+        processes, so that their losses add up to the mean over all; none may be 0. Terms on logits that the student
+        gives as a LinearHead are computed together, in chunks.
         """
         total: Tensor | None = None
         means: dict[str, Tensor] = {}
+        headed = [index for index, term in enumerate(self.terms) if term.student in student.targets]
+        if headed:
+            total, means = self._head_terms(headed, student, teacher, labels, denominators)
         for index, term in enumerate(self.terms):
+            if index in headed:
+                continue
             mean = self.value(index, student, teacher, labels, None if denominators is None else denominators[index])
             means[term.name] = mean.detach()
             weighted = mean if term.weight == 1.0 else mean * term.weight
@@ -104,17 +111,66 @@ class Objective(nn.Module):
         prediction = student[term.student]
         if term.projector is not None:
             prediction = term.projector(prediction)
-        where = student.masks.get(term.student)
-        if term.loss.skips_unlabelled and labels is not None:
-            known = labelled(labels)
-            where = known if where is None else where & known
-        given: list[Tensor | None] = []
+        where = _where(term, student, labels)
+        given: list[Target | None] = []
         for name in term.loss.inputs:
             if name == "teacher":
-                given.append(teacher[term.teacher] if teacher is not None else None)
+                given.append(teacher.target(term.teacher) if teacher is not None else None)
             else:
                 given.append(labels if name == "labels" else where)
         return _mean(term.loss(prediction, *given), where, denominator)
+
+    def _head_terms(
+        self,
+        indices: Sequence[int],
+        student: Signal,
+        teacher: Signal | None,
+        labels: Tensor | None,
+        denominators: Tensor | None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum of the terms on a LinearHead, and their means."""
+        head = student.targets[self.terms[indices[0]].student]
+        assert isinstance(head, LinearHead)
+        shares, parts = [], []
+        for index in indices:
+            term = self.terms[index]
+            share = _shares(
+                _where(term, student, labels), head.hidden, None if denominators is None else denominators[index]
+            )
+            shares.append(share)
+            parts.append(
+                FusedTerm(
+                    term.loss,
+                    share if term.weight == 1.0 else share * term.weight,
+                    teacher.target(term.teacher) if term.uses_teacher and teacher is not None else None,
+                    labels if "labels" in term.loss.inputs else None,
+                )
+            )
+        total, values = fused_losses(head, parts)
+        means = {
+            self.terms[index].name: (share * value).sum()
+            for index, share, value in zip(indices, shares, values, strict=True)
+        }
+        return total, means
+
+
+def _where(term: Term, student: Signal, labels: Tensor | None) -> Tensor | None:
+    """Which items of a term count, or None for all."""
+    where = student.masks.get(term.student)
+    if term.loss.skips_unlabelled and labels is not None:
+        known = labelled(labels)
+        return known if where is None else where & known
+    return where
+
+
+def _shares(where: Tensor | None, hidden: Tensor, denominator: Tensor | None) -> Tensor:
+    """What each item adds to a term's mean, (items,) float32."""
+    count = len(hidden)
+    if where is None:
+        shares = torch.ones(count, device=hidden.device)
+        return shares / max(count, 1) if denominator is None else shares / denominator
+    shares = where.float()
+    return shares / (shares.sum().clamp(min=1) if denominator is None else denominator)
 
 
 def _mean(values: Tensor, where: Tensor | None, denominator: Tensor | None) -> Tensor:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torchvision.transforms import v2
 
 from limbeck.checks import LimbeckError, nearest
 from limbeck.losses import METHODS, Loss
 from limbeck.objective import Term
 from limbeck.sources.views import PerSample, View, named
+from limbeck.store import Codec, codec_of
 from limbeck.training import TrainConfig
 from limbeck.types import Preprocessing
 
@@ -27,7 +28,7 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 
-SHARED = ("name", "teacher", "seeds", "data.source", "data.size", "data.validation")
+SHARED = ("name", "teacher", "seeds", "data.source", "data.size", "data.validation", "label")
 """What all settings of a recipe have in common: one teacher, one test split."""
 
 
@@ -82,9 +83,12 @@ class TeacherRecipe(ModelRecipe):
     """A model that teaches. With `train` it is first trained in the run, on all labels of the training split.
 
     `normalize` and `size` tell how a ready-made teacher wants its pixels; by default as the student gets them, or as
-    the saved folder or timm says.
+    the saved folder or timm says. `store` is the folder of its label store: where `limbeck label` writes it, and what a
+    run learns from once it is there; alone, without `model`, it must be there.
     """
 
+    model: str = ""
+    store: str | None = None
     train: TrainConfig | None = None
     augment: Any = None
     normalize: str | NormalizeRecipe | None = None
@@ -97,11 +101,36 @@ class TeacherRecipe(ModelRecipe):
             build_view(value, 8, "teacher.augment")
         return value
 
+    @model_validator(mode="after")
+    def _something_to_teach_from(self) -> TeacherRecipe:
+        if not self.model and self.store is None:
+            raise ValueError("teacher: needs a model, a store, or both")
+        return self
+
     @field_validator("normalize")
     @classmethod
     def _known(cls, value: str | NormalizeRecipe | None) -> str | NormalizeRecipe | None:
         if isinstance(value, str) and value not in NORMALIZATIONS:
             raise ValueError(f"unknown normalization {value!r}{nearest(value, NORMALIZATIONS)}")
+        return value
+
+
+class LabelRecipe(_Strict):
+    """What `limbeck label` stores of the teacher.
+
+    `signals` are what to keep and how: a name (`logits`, or a module of the teacher) and its codec with options.
+    `views` is how many augmented views of each training sample are stored, where `data.augment` is not `none`; epochs
+    go through them in turn.
+    """
+
+    signals: dict[str, dict[str, Any]] = Field(default={"logits": {"codec": "dense"}}, min_length=1)
+    views: int = Field(default=4, ge=1)
+    batch_size: int = Field(default=256, ge=1)
+
+    @field_validator("signals")
+    @classmethod
+    def _codecs(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        build_codecs(value)
         return value
 
 
@@ -122,6 +151,7 @@ class Recipe(_Strict):
         min_length=1,
     )
     train: TrainConfig = TrainConfig()
+    label: LabelRecipe = LabelRecipe()
     seeds: int = Field(default=3, ge=1)
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
@@ -231,6 +261,17 @@ def build_loss(entry: Mapping[str, Any], where: str) -> Loss:
         raise LimbeckError(f"{where}: loss {name!r}: {error}") from None
 
 
+def build_codecs(signals: Mapping[str, Mapping[str, Any]]) -> dict[str, Codec]:
+    """The codec of each signal of a label store, from `codec: NAME` and its options."""
+    codecs = {}
+    for name, entry in signals.items():
+        try:
+            codecs[name] = codec_of(entry)
+        except LimbeckError as error:
+            raise LimbeckError(f"label.signals.{name}: {error}") from None
+    return codecs
+
+
 def build_view(augment: Any, size: int, where: str) -> View | None:
     """The augmentation of a recipe: a named one, or torchvision.transforms.v2 classes in order."""
     if isinstance(augment, str):
@@ -337,7 +378,7 @@ def _known_keys(place: Sequence[str]) -> list[str]:
     """The keys that a recipe may have at a place."""
     known: dict[str, type[BaseModel | TrainConfig]] = {
         "": Recipe, "data": DataRecipe, "teacher": TeacherRecipe, "student": ModelRecipe, "train": TrainConfig,
-        "normalize": NormalizeRecipe,
+        "normalize": NormalizeRecipe, "label": LabelRecipe,
     }  # fmt: skip
     named = [part for part in place if not part.isdigit()]
     model = known.get(named[-1] if named else "", Recipe)

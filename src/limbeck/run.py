@@ -23,7 +23,6 @@ from limbeck.distiller import Distiller
 from limbeck.files import read_json, staged_folder, write_json, write_text
 from limbeck.models import ModelSpec, build, load, read_card, save
 from limbeck.models.saved import is_saved
-from limbeck.objective import Term
 from limbeck.recipe import ModelRecipe, Recipe, TeacherRecipe, build_terms, build_view, expected_preprocessing
 from limbeck.results import Results
 from limbeck.sources import Data, ImageSet, describe
@@ -226,7 +225,7 @@ def _ready_teacher(session: Session, wanted: TeacherRecipe) -> Teacher:
         config = timm.data.resolve_model_data_config(model)
         channels, height, width = config["input_size"]
         expected = Preprocessing((height, width), channels, tuple(config["mean"]), tuple(config["std"]))
-    return Live(model, adapt=adapter(given, expected))
+    return Live(model, adapt=adapter(given, expected), shortcuts=session.recipe.train.shortcuts)
 
 
 def same_classes(teacher: Sequence[str], data: Sequence[str], where: str) -> None:
@@ -253,10 +252,10 @@ def _trained_teacher(session: Session, wanted: TeacherRecipe, config: TrainConfi
         split = session.data.train
         augment = session.recipe.data.augment if wanted.augment is None else wanted.augment
         split = split.with_view(build_view(augment, split.preprocessing.size[0], "teacher.augment"), seed=0)
-        trained = session.train(name, Distiller(model), split, config, 0, name)
+        trained = session.train(name, Distiller(model, shortcuts=config.shortcuts), split, config, 0, name)
         session.keep(name, place, wanted, trained, name)
     record = read_json(place / RECORD)
-    teacher = Live(load(place / "last", trust_code=session.trust_code))
+    teacher = Live(load(place / "last", trust_code=session.trust_code), shortcuts=session.recipe.train.shortcuts)
     return Taught(teacher, record["cost"], record["history"])
 
 
@@ -270,16 +269,17 @@ def _train_student(session: Session, teacher: Teacher, kind: str, setting: str, 
     torch.manual_seed(seed)
     student = session.build(recipe.student)
     split = training_split(recipe, session.data, seed)
-    distiller = _distiller(kind, student, teacher, build_terms(recipe.terms), split)
+    distiller = _distiller(kind, student, teacher, recipe, split)
     trained = session.train(unit, distiller, split, recipe.train, seed, f"{name} {seed + 1}/{recipe.seeds}")
     session.keep(unit, place, recipe.student, trained, f"{name}, seed {seed}")
 
 
-def _distiller(kind: str, student: nn.Module, teacher: Teacher, terms: list[Term], split: ImageSet) -> Distiller:
+def _distiller(kind: str, student: nn.Module, teacher: Teacher, recipe: Recipe, split: ImageSet) -> Distiller:
+    terms, shortcuts = build_terms(recipe.terms), recipe.train.shortcuts
     if kind == "alone":
-        return Distiller(student, None, alone_terms(terms))
+        return Distiller(student, None, alone_terms(terms), shortcuts=shortcuts)
     example = split.without_view().__getitems__(list(range(min(2, len(split)))))
-    return Distiller(student, teacher, terms, example=example)
+    return Distiller(student, teacher, terms, example=example, shortcuts=shortcuts)
 
 
 def validation_accuracy(history: Sequence[dict[str, float]]) -> float | None:

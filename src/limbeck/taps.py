@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from limbeck.checks import LimbeckError, nearest
 from limbeck.models import forward_of
-from limbeck.types import Batch, Signal
+from limbeck.models.forward import evaluating, stack_of
+from limbeck.models.heads import head_place
+from limbeck.types import Batch, LinearHead, Signal, dense_logits
+
+log = logging.getLogger(__name__)
 
 LOGITS = "logits"
+CHECKED = 16
+"""Tokens on which a head is tried."""
 
 
 def module_at(model: nn.Module, path: str, owner: str) -> nn.Module:
@@ -30,17 +38,75 @@ class SignalReader:
     the backward pass captures nothing.
 
     Raises:
-        LimbeckError: a name in `names` is neither `logits` nor the path of a module.
+        LimbeckError: a name in `names` is neither `logits`, nor (of a transformers model) `hidden.N` or `attention.N`,
+            nor the path of a module.
     """
 
     def __init__(self, model: nn.Module, names: Iterable[str], owner: str) -> None:
-        self._forward = forward_of(model)
-        self._taps = {name: module_at(model, name, owner) for name in names if name != LOGITS}
+        options = {name: stack_of(name, model) for name in names if name != LOGITS}
+        self._forward = forward_of(model, {option for option in options.values() if option is not None})
+        self._stacks = [name for name, option in options.items() if option is not None]
+        self._taps = {name: module_at(model, name, owner) for name, option in options.items() if option is None}
         self._owner = owner
+        self._head = head_place(model)
+        self._model = model
+        self._head_is_right: bool | None = None
+
+    @property
+    def has_head(self) -> bool:
+        """Whether `with_head` can give this model's logits as a LinearHead."""
+        return self._head is not None and self._head_is_right is not False
+
+    def with_head(self, batch: Batch) -> Signal:
+        """The signal with its logits as a LinearHead, so that nobody has made them yet.
+
+        Before the first, a few tokens are run both ways; where they differ, because the model does something to its
+        logits that limbeck does not know, this and all later signals have dense logits.
+        """
+        if self._head_is_right is None:
+            self._head_is_right = self._same_both_ways(batch)
+        return self._without_logits(batch) if self._head_is_right else self(batch)
+
+    def _without_logits(self, batch: Batch) -> Signal:
+        assert self._head is not None
+        layer, hidden = self._head.layer, []
+
+        def instead(given: Tensor) -> Tensor:
+            hidden.append(given)
+            return given[..., :1]  # what the model does to its logits then costs nothing
+
+        layer.forward = instead  # type: ignore[assignment,method-assign]
+        try:
+            signal = self(batch)
+        finally:
+            del layer.forward
+        head = LinearHead(hidden[0], layer.weight, layer.bias, self._head.scale, self._head.softcap)
+        tensors = {name: tensor for name, tensor in signal.tensors.items() if name != LOGITS}
+        return Signal(tensors, signal.masks, {LOGITS: head})
+
+    @torch.no_grad()
+    def _same_both_ways(self, batch: Batch) -> bool:
+        few = {name: tensor[:1, :CHECKED] if tensor.dim() == 2 else tensor[:1] for name, tensor in batch.items()}
+        with evaluating(self._model):
+            expected = self(few)[LOGITS].double()
+            head = self._without_logits(few).targets[LOGITS]
+        assert isinstance(head, LinearHead)
+        given = dense_logits(head).double()
+        same = given.shape == expected.shape and bool(
+            ((given - expected).abs() <= 2e-2 * expected.abs().amax(-1, keepdim=True) + 1e-4).all()
+        )
+        if not same:
+            log.warning(
+                "the %s %s does something to its logits that limbeck does not know: they are made dense, which costs "
+                "memory and time",
+                self._owner,
+                type(self._model).__name__,
+            )
+        return same
 
     def __call__(self, batch: Batch) -> Signal:
         if not self._taps:
-            return self._forward(batch)
+            return self._checked(self._forward(batch))
         captured: dict[str, Tensor] = {}
         handles = [module.register_forward_hook(self._capture(name, captured)) for name, module in self._taps.items()]
         try:
@@ -53,7 +119,15 @@ class SignalReader:
             raise LimbeckError(
                 f"the {self._owner}'s module {min(missing)!r} did not run in the forward pass; tap one that does"
             )
-        return Signal({**signal.tensors, **captured}, signal.masks)
+        return self._checked(Signal({**signal.tensors, **captured}, signal.masks))
+
+    def _checked(self, signal: Signal) -> Signal:
+        for name in self._stacks:
+            if name not in signal:
+                raise LimbeckError(
+                    f"the {self._owner} {type(self._model).__name__} does not give {name!r}; tap a module"
+                )
+        return signal
 
     def _capture(self, name: str, captured: dict[str, Tensor]) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:

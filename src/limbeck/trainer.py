@@ -101,14 +101,11 @@ class DistillTrainer(Trainer):
         world = self.args.world_size
         if not batch_samples or (world == 1 and len(batch_samples) == 1):
             return None
-        counts: Tensor = torch.stack([self._counts(batch) for batch in batch_samples]).sum(0).to(device)
+        counts: Tensor = torch.stack([self.model.counts(batch) for batch in batch_samples]).sum(0).to(device)
         if world > 1:
             counts = cast("Tensor", self.accelerator.reduce(counts, reduction="sum"))
         shared: Tensor = counts.clamp(min=1) / world
         return shared
-
-    def _counts(self, batch: dict[str, Tensor]) -> Tensor:
-        return self.model.objective.counts(batch.get("labels"), len(next(iter(batch.values()))))
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | None = None) -> Any:
         """Without clipping the norm is only a log entry, not worth a pass over all gradients at every step."""
@@ -148,10 +145,10 @@ class DistillTrainer(Trainer):
 
     def prediction_step(
         self,
-        model: nn.Module,  # noqa: ARG002
+        model: nn.Module,
         inputs: dict[str, Tensor],
         prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,  # noqa: ARG002  (the Trainer's signature)
+        ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The student's logits and the labels; the teacher does not run."""
         inputs = self._prepare_inputs(inputs)
@@ -259,14 +256,14 @@ class _SetEpoch(TrainerCallback):
     def __init__(self, dataset: _HasEpochs) -> None:
         self._dataset = dataset
 
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._dataset.set_epoch(int(state.epoch or 0))
 
 
 class _FollowStudent(TrainerCallback):
     """Lets a teacher that follows its student (Ema) do so after every optimizer step."""
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         distiller: Distiller = kwargs["model"]
         if distiller.teacher is not None:
             distiller.teacher.update(distiller.student)

@@ -25,6 +25,7 @@ from limbeck.checks import LimbeckError
 from limbeck.distiller import Distiller
 from limbeck.files import staged_file
 from limbeck.metrics import PeakMemory
+from limbeck.shortcuts import SHORTCUTS, Shortcut
 from limbeck.sources import as_training_data
 from limbeck.trainer import DistillTrainer, last_checkpoint
 
@@ -42,7 +43,8 @@ class TrainConfig:
     `cosine` to 0, `constant`, or `multistep` (×`gamma` at each of `milestones`, fractions of the steps).
     `threads` are torch's CPU threads (None: as they are); 1 suits models whose step takes a millisecond, which several
     threads slow down on a busy machine. `clip` is the largest gradient norm, 0 for none. `checkpoint_seconds` is the
-    most work that a kill can cost.
+    most work that a kill can cost. `shortcuts` make a step faster with the same values and gradients (all by default;
+    see `limbeck.shortcuts`).
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -65,6 +67,7 @@ class TrainConfig:
     threads: int | None = None
     evaluations: int = 10
     checkpoint_seconds: float = 60.0
+    shortcuts: tuple[Shortcut, ...] = tuple(sorted(SHORTCUTS))
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "learning_rate", "evaluations"):
@@ -156,7 +159,8 @@ def train(
         best = place / SELECTED
         selected = safetensors.torch.load_file(best) if best.exists() else None
         history = [dict(entry) for entry in trainer.state.log_history]
-    distiller.student.eval().to("cpu")
+    # Whatever layout the training liked, what comes out of it is as its author wrote it.
+    distiller.student.eval().to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return Trained(distiller.student, selected, history, clock.seconds, float(memory.bytes))
 
 
@@ -220,7 +224,7 @@ def _optimizer(config: TrainConfig, distiller: Distiller) -> Optimizer:
     parameters = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
     if not parameters:
         raise LimbeckError("the student has no parameters that can be trained")
-    fused = all(parameter.is_floating_point() for parameter in parameters)
+    fused = "fused-optimizer" in config.shortcuts and all(each.is_floating_point() for each in parameters)
     if config.optimizer == "sgd":
         return SGD(parameters, config.learning_rate, config.momentum, weight_decay=config.weight_decay, fused=fused)
     groups = [
@@ -255,10 +259,10 @@ class _Rhythm(TrainerCallback):
 
     def on_step_end(
         self,
-        args: TrainingArguments,  # noqa: ARG002
+        args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        **kwargs: Any,  # noqa: ARG002
+        **kwargs: Any,
     ) -> None:
         last = state.global_step >= self._total
         if last or state.global_step % self._every == 0:
@@ -282,14 +286,14 @@ class _Clock(TrainerCallback):
     def seconds(self) -> float:
         return self._before + (time.perf_counter() - self._start if self._start is not None else 0.0)
 
-    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         self._before = max((float(entry.get("seconds", 0.0)) for entry in state.log_history), default=0.0)
         self._start = time.perf_counter()
 
-    def on_log(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_log(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         state.log_history[-1]["seconds"] = self.seconds
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._before, self._start = self.seconds, None
 
 
@@ -299,7 +303,7 @@ class _KeepBest(TrainerCallback):
     def __init__(self, folder: Path) -> None:
         self._path = folder / SELECTED
 
-    def on_evaluate(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         values = [entry[SELECTION_METRIC] for entry in state.log_history if SELECTION_METRIC in entry]
         if not values or values[-1] <= max(values[:-1], default=-math.inf) or not state.is_world_process_zero:
             return
@@ -317,20 +321,20 @@ class _Bar(TrainerCallback):
         self._bar: tqdm[Any] | None = None
         self._shown = 0
 
-    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         silent = None if state.is_world_process_zero else True
         self._bar = tqdm(total=self._total, desc=self._label, initial=state.global_step, leave=False, disable=silent)
         self._shown = state.global_step
 
-    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         if self._bar is not None and not self._bar.disable:
             self._bar.update(state.global_step - self._shown)
             self._shown = state.global_step
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if self._bar is not None and logs and "loss" in logs:
             self._bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._bar is not None:
             self._bar.close()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,8 +18,28 @@ _STACKS = {"hidden_states": "hidden", "attentions": "attention"}
 """The tuples of a transformers output, and what their members are called: `hidden.0`, `attention.0`, …"""
 
 
-def forward_of(model: nn.Module) -> Callable[[Batch], Signal]:
-    """How `model` gives the signal of a batch.
+def stack_of(name: str, model: nn.Module) -> str | None:
+    """The option that makes a transformers model give the signal `hidden.2` or `attention.0`; None for other names.
+
+    Raises:
+        LimbeckError: the model has fewer layers.
+    """
+    inner: Any = unwrapped(model)
+    kind, _, index = name.partition(".")
+    fields = {short: field for field, short in _STACKS.items()}
+    if kind not in fields or not index.isdigit() or not is_transformers(inner):
+        return None
+    layers = getattr(inner.config.get_text_config(), "num_hidden_layers", None)
+    last = layers if kind == "hidden" else None if layers is None else layers - 1
+    if last is not None and int(index) > last:
+        raise LimbeckError(
+            f"{type(inner).__name__} has {layers} layers, so its signals end at {kind}.{last}; {name!r} is beyond"
+        )
+    return f"output_{fields[kind]}"
+
+
+def forward_of(model: nn.Module, options: Collection[str] = ()) -> Callable[[Batch], Signal]:
+    """How `model` gives the signal of a batch; `options` of a transformers model's forward are switched on.
 
     A plain module is called with `batch["inputs"]`. A transformers model is called with the entries that its
     forward names, except `labels`; `inputs` stands for its main input. A tensor is the logits, of a tuple the
@@ -39,9 +60,10 @@ def forward_of(model: nn.Module) -> Callable[[Batch], Signal]:
 
     main = inner.main_input_name
     accepted = frozenset(inspect.signature(inner.forward).parameters) - {"labels"}
+    switched_on: dict[str, Any] = dict.fromkeys(options, True)
 
     def named(batch: Batch) -> Signal:
-        arguments = {name: value for name, value in batch.items() if name in accepted}
+        arguments: dict[str, Any] = {name: value for name, value in batch.items() if name in accepted}
         if main not in arguments:
             if "inputs" not in batch:
                 raise LimbeckError(
@@ -49,6 +71,7 @@ def forward_of(model: nn.Module) -> Callable[[Batch], Signal]:
                     "give the batch that entry"
                 )
             arguments[main] = batch["inputs"]
+        arguments |= switched_on
         return signal_of(model(**arguments), inner)
 
     return named
@@ -81,6 +104,18 @@ def signal_of(output: object, model: nn.Module) -> Signal:
         f"{type(model).__name__} gave {given}; expected logits: a tensor, a tuple that begins with it, "
         "or a dict with 'logits'"
     )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Runs the block with `model` in eval mode; every module's own mode is put back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

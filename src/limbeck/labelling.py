@@ -1,0 +1,307 @@
+"""`limbeck.label`: a teacher run once over the data, its signals written to a label store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from tqdm import tqdm
+
+from limbeck.checks import LimbeckError
+from limbeck.content import content_ids
+from limbeck.models.heads import is_causal_lm
+from limbeck.sources import ImageSet, as_training_data
+from limbeck.store import (
+    Codec,
+    DenseLogits,
+    HeadStates,
+    Items,
+    LabelStore,
+    Plan,
+    Records,
+    SignalPlan,
+    StoreWriter,
+    ViewPlan,
+)  # fmt: skip
+from limbeck.store.codecs import Columns
+from limbeck.store.manifest import Per
+from limbeck.teachers import Live, Teacher, TeacherLike, as_teacher
+from limbeck.tokens import next_tokens
+from limbeck.types import Batch, LinearHead, Signal
+
+SHARD_BATCHES = 16
+"""Batches a shard: what a kill can cost."""
+SHARD_BYTES = 64 << 20
+
+
+def label(
+    teacher: TeacherLike,
+    data: Any,
+    path: str | Path,
+    *,
+    signals: Mapping[str, Codec] | None = None,
+    batch_size: int = 256,
+    seed: int = 0,
+    name: str = "",
+    workers: int = 0,
+    collate: Callable[[Any], Any] | None = None,
+    say: Callable[[str], None] = print,
+) -> LabelStore:
+    """Writes what `teacher` says of every sample of `data` into the label store `path`, and opens it.
+
+    Run again after a kill, it goes on where it stopped, and the finished store has the same bytes. Under
+    `accelerate launch` the processes share the work.
+
+    Args:
+        teacher: a module, a Teacher, an .onnx path, or a list of those.
+        data: a data set as `limbeck.distill` takes it, or a list of data sets (training split and test split, say).
+            An ImageSet is labelled in each of its views: `images.with_view(view, seed, count=4)`.
+        signals: what to keep, and how: `logits` dense by default; names of the teacher's modules with `Features()`.
+        batch_size: samples at a time; larger than in training, as nothing is kept for a backward pass.
+        seed: of the draws of the codec `sampled`.
+        name: what the manifest calls the teacher; its class's name by default.
+        collate: makes a batch of samples; texts must be padded, with an `attention_mask`.
+        say: is told the size before it starts, and the throughput at the end.
+
+    Raises:
+        LimbeckError: the folder holds labels of another plan, the data cannot be counted, or a codec does not fit its
+            signal.
+    """
+    taught = as_teacher(teacher)
+    wanted = dict(signals or {"logits": DenseLogits()})
+    taught.require(set(wanted))
+    taught.give_heads(not isinstance(wanted.get("logits"), DenseLogits) and "logits" in wanted)
+    passes, collate = _passes(data, collate)
+    state = PartialState()
+    encoder = _Encoder(taught, wanted, seed, state.device)
+    first = encoder.encoded(collate(_first(passes[0], batch_size)))
+    records_each = _per_shard(first, batch_size)
+    shards = [_Shard(at, start, min(start + records_each, len(each)))
+              for at, each in enumerate(passes) for start in range(0, len(each), records_each)]  # fmt: skip
+    plan = Plan(
+        name or _name_of(taught),
+        taught.identity(),
+        _preprocessing(passes[0]),
+        _views(passes),
+        seed,
+        {key: SignalPlan(encoder.per[key], encoder.shapes[key], codec) for key, codec in wanted.items()},
+        tuple(shard.stop - shard.start for shard in shards),
+    )
+    writer = StoreWriter(Path(path), plan)
+    if state.is_main_process:
+        writer.begin()
+    state.wait_for_everyone()
+    if not writer.finished:
+        missing = writer.missing()
+        state.wait_for_everyone()  # nobody writes while another still looks what there is
+        total = sum(plan.shards)
+        if state.is_main_process:
+            say(_estimate(first, total, done=total - sum(plan.shards[number] for number in missing)))
+            if encoder.constants:
+                writer.write_constants(encoder.constants)
+        mine = missing[state.process_index :: state.num_processes]
+        start = time.perf_counter()
+        done = _write(
+            writer, encoder, passes, [(number, shards[number]) for number in mine], batch_size, workers, collate
+        )
+        state.wait_for_everyone()
+        if state.is_main_process and done:
+            say(f"labelled {done:,} samples at {done / (time.perf_counter() - start):,.0f} a second and process")
+    if state.is_main_process:
+        writer.finish()
+    state.wait_for_everyone()
+    return LabelStore.open(path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """Samples `start` to `stop` of one pass over one data set."""
+
+    at: int
+    start: int
+    stop: int
+
+
+class _Encoder:
+    """From a batch to the columns of a store."""
+
+    def __init__(self, teacher: Teacher, codecs: Mapping[str, Codec], seed: int, device: torch.device) -> None:
+        self._teacher, self._codecs, self._seed, self._device = teacher, codecs, seed, device
+        self._causal = any(is_causal_lm(module) for module in teacher.modules())
+        self.per: dict[str, Per] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.constants: Columns = {}
+
+    def encoded(self, batch: Batch) -> Records:
+        """What the teacher says of a batch, encoded."""
+        signal = self._teacher({name: tensor.to(self._device) for name, tensor in batch.items()})
+        texts = batch.get("input_ids")
+        real = None
+        if texts is not None:
+            mask = batch.get("attention_mask")
+            real = torch.ones_like(texts, dtype=torch.bool) if mask is None else mask.bool()
+        content = content_ids(batch["inputs"]) if texts is None else content_ids(texts, real)
+        ids = batch.get("ids", content)
+        views = batch.get("views", torch.zeros_like(ids))
+        lengths = torch.ones_like(ids) if real is None else real.sum(1)
+        whose = self._items(batch, ids, views, real)
+        columns = {}
+        for name, codec in self._codecs.items():
+            per, values = self._rows(name, signal, real)
+            if codec.describes_logits and name != "logits":
+                raise LimbeckError(
+                    f"signal {name!r}: the codec {codec.name!r} keeps logits; keep a feature with the codec 'features'"
+                )
+            self.per[name] = per
+            self.shapes[name] = (values.weight.shape[0],) if isinstance(values, LinearHead) else tuple(values.shape[1:])
+            if isinstance(codec, HeadStates) and isinstance(values, LinearHead) and not self.constants:
+                self.constants = codec.constants(values)
+            columns[name] = codec.encode(values, whose[per])
+        return Records(ids, views, content, lengths, columns)
+
+    def _rows(self, name: str, signal: Signal, real: Tensor | None) -> tuple[Per, Tensor | LinearHead]:
+        """What a signal has a row for, and its rows."""
+        value = signal.target(name)
+        assert isinstance(value, Tensor | LinearHead)
+        rows = value if isinstance(value, Tensor) else value.hidden
+        if real is None or rows.dim() < 3 or rows.shape[:2] != real.shape or name.startswith("attention."):
+            return "sample", value
+        at = real.flatten().nonzero().squeeze(1).to(rows.device)
+        kept = rows.flatten(0, 1).index_select(0, at)
+        per: Per = "next-token" if name == "logits" and self._causal else "token"
+        if isinstance(value, Tensor):
+            return per, kept
+        return per, LinearHead(kept, value.weight, value.bias, value.scale, value.softcap)
+
+    def _items(self, batch: Batch, ids: Tensor, views: Tensor, real: Tensor | None) -> dict[Per, Items]:
+        """Whose the rows are, by what there is a row for."""
+        none = torch.full_like(ids, -1)
+        labels = batch.get("labels", none)
+        classes = labels if labels.shape == ids.shape and not labels.is_floating_point() else none
+        whose: dict[Per, Items] = {"sample": Items(ids, views, torch.zeros_like(ids), classes, self._seed)}
+        if real is not None:
+            at = real.flatten().nonzero().squeeze(1)
+            each, place = (
+                values.expand_as(real).flatten()[at] for values in (ids.unsqueeze(1), real.long().cumsum(1) - 1)
+            )
+            view = views.unsqueeze(1).expand_as(real).flatten()[at]
+            following = torch.full_like(each, -1)
+            if self._causal:
+                following = next_tokens(batch, batch["input_ids"])[1].flatten()[at]
+            whose["next-token"] = Items(each, view, place, following, self._seed)
+            whose["token"] = Items(each, view, place, torch.full_like(each, -1), self._seed)
+        return whose
+
+
+def _passes(data: Any, collate: Callable[[Any], Any] | None) -> tuple[list[Any], Callable[[Any], Any]]:
+    """Every data set once in each of its views, and how their samples become batches."""
+    sets = list(data) if isinstance(data, list) and data and isinstance(data[0], Dataset | ImageSet) else [data]
+    passes: list[Any] = []
+    own: Callable[[Any], Any] | None = None
+    for each in sets:
+        each, own = as_training_data(each, None)
+        if isinstance(each, IterableDataset):
+            raise LimbeckError("data without a length cannot be labelled; give a map-style data set")
+        if not isinstance(each, ImageSet):
+            passes.append(each)
+            continue
+        if each.view_count is None:
+            raise LimbeckError(
+                f"{each.name}: its augmentation shows another view in every epoch, of which only some can be stored; "
+                "say how many: with_view(view, seed, count=4)"
+            )
+        passes += [each.in_view(number) for number in range(each.view_count)]
+    chosen = collate or own
+    assert chosen is not None
+    return passes, chosen
+
+
+def _write(
+    writer: StoreWriter, encoder: _Encoder, passes: Sequence[Any], shards: Sequence[tuple[int, _Shard]],
+    batch_size: int, workers: int, collate: Callable[[Any], Any],
+) -> int:  # fmt: skip
+    """Makes and writes this process's shards; how many samples that were."""
+    total = sum(shard.stop - shard.start for _, shard in shards)
+    silent = None if PartialState().is_main_process else True
+    bar = tqdm(total=total, desc="labelling", unit=" samples", disable=silent, leave=False)
+    for at, each in enumerate(passes):
+        here = [(number, shard) for number, shard in shards if shard.at == at]
+        batches = [list(range(start, min(start + batch_size, shard.stop)))
+                   for _, shard in here for start in range(shard.start, shard.stop, batch_size)]  # fmt: skip
+        if not batches:
+            continue
+        loader = iter(DataLoader(each, batch_sampler=batches, collate_fn=collate, num_workers=workers))
+        for number, shard in here:
+            parts = []
+            for _ in range(shard.start, shard.stop, batch_size):
+                parts.append(encoder.encoded(next(loader)))
+                bar.update(len(parts[-1].ids))
+            writer.write(number, _joined(parts))
+    bar.close()
+    return total
+
+
+def _joined(parts: Sequence[Records]) -> Records:
+    columns = {
+        signal: {name: torch.cat([part.signals[signal][name] for part in parts]) for name in own}
+        for signal, own in parts[0].signals.items()
+    }
+    ids, views, content, lengths = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("ids", "views", "content", "lengths")
+    )
+    return Records(ids, views, content, lengths, columns)
+
+
+def _first(each: Any, count: int) -> Any:
+    indices = list(range(min(count, len(each))))
+    return each.__getitems__(indices) if hasattr(each, "__getitems__") else [each[index] for index in indices]
+
+
+def _bytes(records: Records) -> int:
+    columns: Iterator[Tensor] = (column for own in records.signals.values() for column in own.values())
+    return sum(column.numel() * column.element_size() for column in columns) + 32 * len(records.ids)
+
+
+def _per_shard(first: Records, batch_size: int) -> int:
+    """Records of a shard: whole batches, at most 16 of them or 64 MB."""
+    by_size = SHARD_BYTES * len(first.ids) // max(_bytes(first), 1) // batch_size
+    return batch_size * max(1, min(SHARD_BATCHES, by_size))
+
+
+def _estimate(first: Records, records: int, done: int) -> str:
+    size = _bytes(first) / len(first.ids)
+    items = int(first.lengths.sum())
+    each = f"{size:,.0f} bytes a sample"
+    if items > len(first.ids):
+        each += f", {_bytes(first) / items:.1f} a token"
+    going_on = f"; {done:,} are there already" if done else ""
+    return f"labels: {records:,} samples (views counted), about {size * records / 1e6:,.1f} MB ({each}){going_on}"
+
+
+def _name_of(teacher: Teacher) -> str:
+    names = [type(module).__name__ for module in teacher.modules()]
+    return " + ".join(names) if isinstance(teacher, Live) or len(names) > 1 else type(teacher).__name__
+
+
+def _preprocessing(each: Any) -> Mapping[str, Any] | None:
+    if not isinstance(each, ImageSet):
+        return None
+    plain = asdict(each.preprocessing)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+
+
+def _views(passes: Sequence[Any]) -> ViewPlan | None:
+    """The augmentation of the first data set that has one."""
+    for each in passes:
+        if isinstance(each, ImageSet) and (each.view is not None or each.mixing is not None):
+            return ViewPlan(
+                repr(each.view), repr(each.mixing), each.seed, sum(other.name == each.name for other in passes)
+            )
+    return None

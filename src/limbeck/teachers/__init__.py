@@ -1,0 +1,29 @@
+"""Teachers: who teaches, behind one seam: `teacher(batch) -> Signal`."""
+
+from __future__ import annotations
+
+from limbeck.teachers.adapt import InputAdapter, adapter
+from limbeck.teachers.base import Teacher
+from limbeck.teachers.ema import Ema
+from limbeck.teachers.ensemble import Ensemble, TeacherLike, as_teacher
+from limbeck.teachers.fingerprint import fingerprint, weights_hash
+from limbeck.teachers.live import Live
+from limbeck.teachers.onnx import Onnx
+from limbeck.teachers.stored import Stored, same_inputs, same_teacher
+
+__all__ = [
+    "Ema",
+    "Ensemble",
+    "InputAdapter",
+    "Live",
+    "Onnx",
+    "Stored",
+    "Teacher",
+    "TeacherLike",
+    "adapter",
+    "as_teacher",
+    "fingerprint",
+    "same_inputs",
+    "same_teacher",
+    "weights_hash",
+]
