@@ -14,7 +14,7 @@ from limbeck import Term
 from limbeck.losses import KD, FeatureMSE, Supervised
 from limbeck.models import conv_student, conv_teacher, dense_student, dense_teacher
 from limbeck.models.cifar import CifarResNet
-from limbeck.store import Codec, Dense, Features, TopK
+from limbeck.store import Codec, DenseLogits, Features, TopKLogits
 
 Rows = dict[str, Tensor]
 Plain = Callable[[nn.Module, Rows, nn.Module | None], Tensor]
@@ -139,22 +139,22 @@ def _plain_llama(model: nn.Module, rows: Rows, teacher: nn.Module | None) -> Ten
 JOBS = (
     Job(
         "ResNet-56 → ResNet-20, 3×32×32", _resnets, _images(3, 32, 100), 64, _kd, _plain_images,
-        {"logits": Dense()}, 4, 0.92, 0.92,
+        {"logits": DenseLogits()}, 4, 0.92, 0.92,
     ),
     Job(
         "BERT 4 → 2 layers, width 256", lambda: (_bert(2), _bert(4)), _texts, 16, _bert_terms, _plain_bert,
-        {"logits": Dense(), "hidden.2": Features(), "hidden.4": Features()}, 3, 0.88, 0.92,
+        {"logits": DenseLogits(), "hidden.2": Features(), "hidden.4": Features()}, 3, 0.88, 0.92,
     ),
     Job(
         "Llama 4 × 512 → 2 × 256, V = 50,304", lambda: (_llama(256, 2), _llama(512, 4)), _tokens, 4,
-        lambda: [Term(KD(1.0))], _plain_llama, {"logits": TopK(k=32)}, 1, 0.68, 0.60,
+        lambda: [Term(KD(1.0))], _plain_llama, {"logits": TopKLogits(k=32)}, 1, 0.68, 0.60,
     ),
     Job(
         "dense 784-128-64-10 → 784-64-10", lambda: (dense_student(), dense_teacher()), _images(1, 28, 10), 128, _kd,
-        _plain_images, {"logits": Dense()}, 300, 1.25, 1.15,
+        _plain_images, {"logits": DenseLogits()}, 300, 1.25, 1.15,
     ),
     Job(
         "conv 32-64 → 16-32, 1×28×28", lambda: (conv_student(), conv_teacher()), _images(1, 28, 10), 128, _kd,
-        _plain_images, {"logits": Dense()}, 15, 1.1, 1.1,
+        _plain_images, {"logits": DenseLogits()}, 15, 1.1, 1.1,
     ),
 )  # fmt: skip

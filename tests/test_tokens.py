@@ -191,3 +191,16 @@ def test_labels_of_another_shape() -> None:
     """Class labels given to a language model."""
     with pytest.raises(LimbeckError, match=r"a label a token: expected labels of shape \(3, 7\), got \(3,\)"):
         TokenPlan({**texts(), "labels": torch.tensor([0, 1, 2])}, causal=True)
+
+
+@pytest.mark.parametrize("shortcuts", [SHORTCUTS, frozenset()], ids=["head", "dense"])
+def test_vocabularies_padded_to_different_sizes(shortcuts: frozenset[str]) -> None:
+    """A pair of one family (151,936 and 152,064 entries) that cannot be distilled, or whose padding takes mass."""
+    student, teacher = causal("llama"), causal("llama", seed=1)
+    teacher.resize_token_embeddings(VOCABULARY + 6)
+    nn.init.normal_(teacher.get_output_embeddings().weight)
+    batch = texts()
+    distiller = Distiller(student, Live(teacher, shortcuts=shortcuts), [Term(KD(1.0))], shortcuts=shortcuts)
+    given = {key: value for key, value in batch.items() if key != "labels"}
+    _, soft = naive(student(**given).logits, teacher(**given).logits[..., :VOCABULARY].detach(), batch, 1.0)
+    torch.testing.assert_close(distiller(batch).loss, soft, rtol=1e-6, atol=1e-9)

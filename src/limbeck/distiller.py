@@ -106,7 +106,7 @@ class Distiller(nn.Module):
             self._learn_tokens(plan, signal)
             signal, labels = plan.apply(signal), plan.labels
             taught = plan.apply(taught) if taught is not None else None
-        loss, terms = self.objective(signal, taught, labels, denominators)
+        loss, terms = self.objective(signal, taught, labels, denominators, padded_vocabulary=self._causal)
         return Output(loss, logits, terms)
 
     def train(self, mode: bool = True) -> Distiller:
@@ -186,5 +186,5 @@ class Distiller(nn.Module):
                 term = replace(term, projector=projector.to(device) if projector is not None else None)
             built.append(term)
         with torch.no_grad():
-            Objective(built)(student, taught, labels)
+            Objective(built)(student, taught, labels, padded_vocabulary=self._causal)
         return built

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from limbeck.checks import LimbeckError
 from limbeck.losses import KD, Loss, Supervised
-from limbeck.losses.fused import FusedTerm, fused_losses
+from limbeck.losses.fused import FusedTerm, fused_losses, serves_fused
 from limbeck.types import UNLABELLED, LinearHead, Signal, Target
 
 
@@ -75,21 +75,33 @@ class Objective(nn.Module):
         return torch.stack([known if term.loss.skips_unlabelled else everything for term in self.terms])
 
     def forward(
-        self, student: Signal, teacher: Signal | None, labels: Tensor | None, denominators: Tensor | None = None
+        self,
+        student: Signal,
+        teacher: Signal | None,
+        labels: Tensor | None,
+        denominators: Tensor | None = None,
+        *,
+        padded_vocabulary: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to minimise, and each term's mean before its weight.
 
         `denominators` of shape (terms,) replace the batch's own counts where a step is spread over several batches or
         processes, so that their losses add up to the mean over all; none may be 0. Terms on logits that the student
-        gives as a LinearHead are computed together, in chunks.
+        gives as a LinearHead are computed together, in chunks; so are those on a language model's dense logits
+        (`padded_vocabulary`), where teacher and student may pad their vocabulary to different sizes.
         """
         total: Tensor | None = None
         means: dict[str, Tensor] = {}
-        headed = [index for index, term in enumerate(self.terms) if term.student in student.targets]
-        if headed:
-            total, means = self._head_terms(headed, student, teacher, labels, denominators)
+        together = [
+            index
+            for index, term in enumerate(self.terms)
+            if term.student in student.targets
+            or (padded_vocabulary and term.student == "logits" and term.projector is None and serves_fused(term.loss))
+        ]
+        if together:
+            total, means = self._fused(together, student, teacher, labels, denominators, padded_vocabulary)
         for index, term in enumerate(self.terms):
-            if index in headed:
+            if index in together:
                 continue
             mean = self.value(index, student, teacher, labels, None if denominators is None else denominators[index])
             means[term.name] = mean.detach()
@@ -120,23 +132,24 @@ class Objective(nn.Module):
                 given.append(labels if name == "labels" else where)
         return _mean(term.loss(prediction, *given), where, denominator)
 
-    def _head_terms(
+    def _fused(
         self,
         indices: Sequence[int],
         student: Signal,
         teacher: Signal | None,
         labels: Tensor | None,
         denominators: Tensor | None,
+        padded_vocabulary: bool,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum of the terms on a LinearHead, and their means."""
-        head = student.targets[self.terms[indices[0]].student]
-        assert isinstance(head, LinearHead)
+        """The weighted sum of terms on one set of logits as one node, and their means."""
+        logits = student.target(self.terms[indices[0]].student)
+        assert isinstance(logits, LinearHead | Tensor)
+        rows = logits if isinstance(logits, Tensor) else logits.hidden
         shares, parts = [], []
         for index in indices:
             term = self.terms[index]
-            share = _shares(
-                _where(term, student, labels), head.hidden, None if denominators is None else denominators[index]
-            )
+            given = None if denominators is None else denominators[index]
+            share = _shares(_where(term, student, labels), rows, given)
             shares.append(share)
             parts.append(
                 FusedTerm(
@@ -146,7 +159,7 @@ class Objective(nn.Module):
                     labels if "labels" in term.loss.inputs else None,
                 )
             )
-        total, values = fused_losses(head, parts)
+        total, values = fused_losses(logits, parts, padded_vocabulary=padded_vocabulary)
         means = {
             self.terms[index].name: (share * value).sum()
             for index, share, value in zip(indices, shares, values, strict=True)
@@ -163,11 +176,11 @@ def _where(term: Term, student: Signal, labels: Tensor | None) -> Tensor | None:
     return where
 
 
-def _shares(where: Tensor | None, hidden: Tensor, denominator: Tensor | None) -> Tensor:
+def _shares(where: Tensor | None, rows: Tensor, denominator: Tensor | None) -> Tensor:
     """What each item adds to a term's mean, (items,) float32."""
-    count = len(hidden)
+    count = len(rows)
     if where is None:
-        shares = torch.ones(count, device=hidden.device)
+        shares = torch.ones(count, device=rows.device)
         return shares / max(count, 1) if denominator is None else shares / denominator
     shares = where.float()
     return shares / (shares.sum().clamp(min=1) if denominator is None else denominator)
