@@ -13,7 +13,7 @@ import torch
 from limbeck import Distiller
 from limbeck.models import ModelSpec, build
 from limbeck.recipe import read_recipe
-from limbeck.run import open_data, training_split
+from limbeck.session import open_data, training_split
 from limbeck.tasks import IMAGE_CLASSIFICATION as TASK
 from limbeck.training import train
 from limbeck.types import UNLABELLED

@@ -23,7 +23,8 @@ Plain = Callable[[nn.Module, Rows, nn.Module | None], Tensor]
 
 @dataclass(frozen=True)
 class Job:
-    """One row pair of the table. `stored` and `live` are what to stay below, as ratios to the bare loops."""
+    """One row pair of the table. `stored` and `live` are what to stay below, as ratios to the bare loops; `batches` is
+    how many an epoch has, `steps` how many a round times."""
 
     name: str
     models: Callable[[], tuple[nn.Module, nn.Module]]
@@ -32,6 +33,7 @@ class Job:
     terms: Callable[[], Sequence[Term]]
     plain: Plain
     codecs: dict[str, Codec]
+    batches: int
     steps: int
     stored: float
     live: float
@@ -139,22 +141,22 @@ def _plain_llama(model: nn.Module, rows: Rows, teacher: nn.Module | None) -> Ten
 JOBS = (
     Job(
         "ResNet-56 → ResNet-20, 3×32×32", _resnets, _images(3, 32, 100), 64, _kd, _plain_images,
-        {"logits": DenseLogits()}, 4, 0.92, 0.92,
+        {"logits": DenseLogits()}, 8, 4, 0.92, 0.92,
     ),
     Job(
         "BERT 4 → 2 layers, width 256", lambda: (_bert(2), _bert(4)), _texts, 16, _bert_terms, _plain_bert,
-        {"logits": DenseLogits(), "hidden.2": Features(), "hidden.4": Features()}, 3, 0.88, 0.92,
+        {"logits": DenseLogits(), "hidden.2": Features(), "hidden.4": Features()}, 8, 3, 0.88, 0.92,
     ),
     Job(
         "Llama 4 × 512 → 2 × 256, V = 50,304", lambda: (_llama(256, 2), _llama(512, 4)), _tokens, 4,
-        lambda: [Term(KD(1.0))], _plain_llama, {"logits": TopKLogits(k=32)}, 1, 0.68, 0.60,
+        lambda: [Term(KD(1.0))], _plain_llama, {"logits": TopKLogits(k=32)}, 8, 1, 0.68, 0.60,
     ),
     Job(
         "dense 784-128-64-10 → 784-64-10", lambda: (dense_student(), dense_teacher()), _images(1, 28, 10), 128, _kd,
-        _plain_images, {"logits": DenseLogits()}, 300, 1.25, 1.15,
+        _plain_images, {"logits": DenseLogits()}, 64, 300, 1.25, 1.15,
     ),
     Job(
         "conv 32-64 → 16-32, 1×28×28", lambda: (conv_student(), conv_teacher()), _images(1, 28, 10), 128, _kd,
-        _plain_images, {"logits": DenseLogits()}, 15, 1.1, 1.1,
+        _plain_images, {"logits": DenseLogits()}, 64, 15, 1.1, 1.1,
     ),
 )  # fmt: skip

@@ -35,9 +35,6 @@ from transformers import TrainerCallback, TrainingArguments
 import limbeck
 from limbeck import Distiller, DistillTrainer, Live, Stored
 
-BATCHES = 8
-"""Batches of data a job has; an epoch of its training."""
-
 
 class Samples(Dataset[dict[str, Any]]):
     """Rows in memory, given a batch at a time, with their numbers as ids."""
@@ -71,9 +68,9 @@ def bare(job: Job, student: nn.Module, teacher: nn.Module | None, rows: Rows) ->
     def run(steps: int) -> float:
         start = time.perf_counter()
         for step in range(steps):
-            if step % BATCHES == 0:
+            if step % job.batches == 0:
                 order = torch.randperm(count)
-            at = order[step % BATCHES * job.batch :][: job.batch]
+            at = order[step % job.batches * job.batch :][: job.batch]
             loss = job.plain(model, {name: values[at] for name, values in rows.items()}, teacher)
             optimizer.zero_grad()
             loss.backward()
@@ -91,9 +88,9 @@ def stepped(job: Job, student: nn.Module, teacher: limbeck.Teacher, rows: Sample
     def run(steps: int) -> float:
         start = time.perf_counter()
         for step in range(steps):
-            if step % BATCHES == 0:
+            if step % job.batches == 0:
                 order = torch.randperm(len(rows))
-            batch = rows.__getitems__(order[step % BATCHES * job.batch :][: job.batch])  # type: ignore[arg-type]
+            batch = rows.__getitems__(order[step % job.batches * job.batch :][: job.batch])  # type: ignore[arg-type]
             loss = distiller(batch).loss
             optimizer.zero_grad()
             loss.backward()
@@ -157,7 +154,7 @@ def compare(job: Job, rounds: int, folder: Path) -> dict[str, Any]:
     torch.manual_seed(0)
     student, teacher = job.models()
     teacher.eval()
-    plain = job.data(job.batch * BATCHES)
+    plain = job.data(job.batch * job.batches)
     rows = Samples(plain)
     store = limbeck.label(teacher, rows, folder, signals=job.codecs, batch_size=job.batch, collate=collate, say=_silent)
     runs = {

@@ -1,4 +1,4 @@
-"""The command line: `limbeck demo | run | doctor | eval | report | recipes | methods`."""
+"""The command line: `limbeck demo | run | label | doctor | eval | report | recipes | methods`."""
 
 from __future__ import annotations
 
@@ -80,6 +80,53 @@ def _run(source: str, changes: list[str], folder: Path | None, *, trust_code: bo
 
 
 @app.command()
+def label(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe file, or the name of a shipped recipe; optional with --inspect.")
+    ] = None,
+    changes: Overrides = None,
+    folder: FolderOption = None,
+    inspect: Annotated[
+        Path | None,
+        typer.Option("--inspect", help="Look into a label store instead (with a recipe: compare it)."),
+    ] = None,
+    trust_code: TrustOption = False,
+) -> None:
+    """Run a recipe's teacher once over its data and keep what it says, so that students learn from disk.
+
+    The labels go to the recipe's `teacher.store` (runs/<recipe name>/labels if it names none), in the views and with
+    the codecs of its `label` section. A later `limbeck run` learns from there. After an interruption the same command
+    goes on; `accelerate launch -m limbeck label RECIPE` shares the work between GPUs.
+    """
+    with _clear_errors():
+        from limbeck.recipe import read_recipe
+        from limbeck.store import LabelStore
+        from limbeck.stores import compare_with_teacher, inspect_store, label_recipe
+
+        read = read_recipe(recipe, changes or []) if recipe is not None else None
+        place = folder or (Path("runs") / read.name if read is not None else None)
+        if inspect is not None:
+            store = LabelStore.open(inspect)
+            findings = inspect_store(store)
+            sound = all(finding.ok for finding in findings)
+            if read is not None and place is not None and sound:
+                findings += compare_with_teacher(read, place, store, trust_code=trust_code)
+            table = Table(show_header=False, box=None, padding=(0, 1))
+            for finding in findings:
+                table.add_row("[green]ok[/]" if finding.ok else "[red]wrong[/]", finding.topic, finding.text)
+            console.print(table, highlight=False)
+            if not all(finding.ok for finding in findings):
+                raise typer.Exit(2)
+            return
+        if read is None or place is None:
+            raise LimbeckError("label: give a recipe to label with, or --inspect PATH to look into a store")
+        stores = label_recipe(read, place, trust_code=trust_code, say=lambda line: console.print(line, highlight=False))
+        for store in stores:
+            manifest = store.manifest
+            console.print(f"store    {store.folder}  {manifest.records:,} records, {manifest.bytes / 1e6:,.1f} MB")
+
+
+@app.command()
 def doctor(
     recipe: RecipeArgument,
     changes: Overrides = None,
@@ -111,7 +158,7 @@ def evaluate(
     """Measure a saved model on the test split of a data set."""
     with _clear_errors():
         from limbeck.models import load, read_card
-        from limbeck.run import same_classes
+        from limbeck.session import same_classes
         from limbeck.sources import load as load_data
         from limbeck.tasks import IMAGE_CLASSIFICATION as task
 

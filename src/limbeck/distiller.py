@@ -92,7 +92,7 @@ class Distiller(nn.Module):
             self.teacher.give_heads(self._heads)
         if example is not None:
             terms = self._with_projectors(terms, example)
-        self.objective = Objective(terms)
+        self.objective = Objective(terms, joint="joint-loss" in self.shortcuts)
 
     def forward(self, batch: Batch, denominators: Tensor | None = None) -> Output:
         """Loss, logits and terms of a batch; `denominators` as in Objective.forward."""

@@ -16,7 +16,7 @@ from limbeck.checks import LimbeckError
 from limbeck.distiller import Distiller
 from limbeck.metrics import size_of
 from limbeck.recipe import Recipe, TeacherRecipe, build_terms
-from limbeck.run import RECORD, Session, open_data, open_teacher, training_split
+from limbeck.session import RECORD, Session, open_data, open_teacher, training_split
 from limbeck.sources import Data, ImageSet, describe
 from limbeck.tasks import TASKS
 from limbeck.teachers import Live, Teacher, as_teacher

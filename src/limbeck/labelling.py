@@ -34,7 +34,7 @@ from limbeck.store.codecs import Columns
 from limbeck.store.manifest import Per
 from limbeck.teachers import Live, Teacher, TeacherLike, as_teacher
 from limbeck.tokens import next_tokens
-from limbeck.types import Batch, LinearHead, Signal
+from limbeck.types import Batch, LinearHead, Preprocessing, Signal
 
 SHARD_BATCHES = 16
 """Batches a shard: what a kill can cost."""
@@ -88,7 +88,7 @@ def label(
     plan = Plan(
         name or _name_of(taught),
         taught.identity(),
-        _preprocessing(passes[0]),
+        plain_preprocessing(passes[0].preprocessing) if isinstance(passes[0], ImageSet) else None,
         _views(passes),
         seed,
         {key: SignalPlan(encoder.per[key], encoder.shapes[key], codec) for key, codec in wanted.items()},
@@ -290,10 +290,9 @@ def _name_of(teacher: Teacher) -> str:
     return " + ".join(names) if isinstance(teacher, Live) or len(names) > 1 else type(teacher).__name__
 
 
-def _preprocessing(each: Any) -> Mapping[str, Any] | None:
-    if not isinstance(each, ImageSet):
-        return None
-    plain = asdict(each.preprocessing)
+def plain_preprocessing(preprocessing: Preprocessing) -> dict[str, Any]:
+    """How pixels were prepared, as a manifest says it."""
+    plain = asdict(preprocessing)
     return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from limbeck.checks import LimbeckError
 from limbeck.losses import KD, Loss, Supervised
 from limbeck.losses.fused import FusedTerm, fused_losses, serves_fused
+from limbeck.losses.together import JointTerm, joint_losses, serves_joint
 from limbeck.types import UNLABELLED, LinearHead, Signal, Target
 
 
@@ -50,10 +51,14 @@ def labelled(labels: Tensor) -> Tensor:
 
 
 class Objective(nn.Module):
-    """The sum of terms. Its modules (losses with learned parts, projectors) are trained and saved by the Distiller."""
+    """The sum of terms. Its modules (losses with learned parts, projectors) are trained and saved by the Distiller.
 
-    def __init__(self, terms: Sequence[Term]) -> None:
+    `joint`: terms on the same logits are computed as one node, with the same values and gradients.
+    """
+
+    def __init__(self, terms: Sequence[Term], *, joint: bool = True) -> None:
         super().__init__()
+        self._joint = joint
         if not terms:
             raise LimbeckError("the objective has no terms; give at least one, such as Term(Supervised())")
         self.terms = tuple(_named(terms))
@@ -100,6 +105,10 @@ class Objective(nn.Module):
         ]
         if together:
             total, means = self._fused(together, student, teacher, labels, denominators, padded_vocabulary)
+        elif self._joint and (parts := self._joint_terms(student, teacher, labels, denominators)):
+            total, values = joint_losses(student["logits"], list(parts.values()))
+            together = list(parts)
+            means = {self.terms[index].name: value for index, value in zip(together, values, strict=True)}
         for index, term in enumerate(self.terms):
             if index in together:
                 continue
@@ -131,6 +140,23 @@ class Objective(nn.Module):
             else:
                 given.append(labels if name == "labels" else where)
         return _mean(term.loss(prediction, *given), where, denominator)
+
+    def _joint_terms(
+        self, student: Signal, teacher: Signal | None, labels: Tensor | None, denominators: Tensor | None
+    ) -> dict[int, JointTerm]:
+        """The terms on the student's logits that can be one node, by their place; none where only one can."""
+        parts: dict[int, JointTerm] = {}
+        logits = student.tensors.get("logits")
+        if logits is None or logits.dim() != 2 or "logits" in student.masks:
+            return parts
+        for index, term in enumerate(self.terms):
+            if term.student != "logits" or term.projector is not None:
+                continue
+            given = labels if not term.uses_teacher else teacher.target(term.teacher) if teacher is not None else None
+            if isinstance(given, Tensor) and serves_joint(term.loss, given):
+                count = None if denominators is None else denominators[index]
+                parts[index] = JointTerm(term.loss, term.weight, given, count)
+        return parts if len(parts) > 1 else {}
 
     def _fused(
         self,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import yaml
 from accelerate import PartialState
@@ -20,99 +19,18 @@ from limbeck import report
 from limbeck.checks import LimbeckError
 from limbeck.compare import Candidate, alone_terms, claims, measure, setting_name, versions
 from limbeck.distiller import Distiller
-from limbeck.files import read_json, staged_folder, write_json, write_text
-from limbeck.models import ModelSpec, build, load, read_card, save
-from limbeck.models.saved import is_saved
-from limbeck.recipe import ModelRecipe, Recipe, TeacherRecipe, build_terms, build_view, expected_preprocessing
+from limbeck.files import read_json, staged_folder, write_text
+from limbeck.models import load
+from limbeck.recipe import Recipe, build_terms
 from limbeck.results import Results
+from limbeck.session import RECORD, Say, Session, open_data, open_teacher, training_split, validation_accuracy
 from limbeck.sources import Data, ImageSet, describe
-from limbeck.sources import load as load_data
-from limbeck.sources.splits import labelled_mask
 from limbeck.tasks import TASKS
-from limbeck.teachers import Ensemble, Live, Onnx, Teacher, adapter
-from limbeck.training import TrainConfig, Trained, train
-from limbeck.types import Preprocessing
-
-Say = Callable[[str], None]
+from limbeck.teachers import Teacher
 
 RESULTS = "results.json"
 REPORT = "report.html"
 RECIPE = "recipe.yaml"
-RECORD = "record.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """What every step of a run needs: the recipe, its data with all labels, the run folder, and whom to tell."""
-
-    recipe: Recipe
-    data: Data
-    folder: Path
-    trust_code: bool = False
-    say: Say = print
-
-    def build(self, wanted: ModelRecipe) -> nn.Module:
-        """A recipe's model, for the data's classes, channels and size."""
-        given = self.data.train.preprocessing
-        return build(
-            _spec(wanted),
-            num_classes=len(self.data.classes),
-            in_channels=given.channels,
-            image_size=given.size,
-            trust_code=self.trust_code,
-        )
-
-    def train(
-        self, unit: str, distiller: Distiller, split: ImageSet, config: TrainConfig, seed: int, label: str
-    ) -> Trained:
-        """Trains with checkpoints under the run folder, and goes on from the last one."""
-        return train(
-            distiller,
-            split,
-            self.data.validation,
-            config,
-            seed=seed,
-            folder=self.folder / "work" / unit,
-            label=label,
-            metrics=TASKS[self.recipe.task].training_metrics,
-            logs=self.folder / "logs" / unit,
-        )
-
-    def keep(self, unit: str, place: Path, wanted: ModelRecipe, trained: Trained, label: str) -> None:
-        """Writes a finished training, models and record, whole or not at all; then its checkpoints can go."""
-        if PartialState().is_main_process:
-            with staged_folder(place) as staging:
-                self._save(staging / "last", wanted, trained, label)
-                if trained.selected is not None:
-                    trained.module.load_state_dict(trained.selected)
-                    self._save(staging / "selected", wanted, trained, label)
-                cost = {"train_seconds": trained.seconds, "peak_memory_bytes": trained.peak_memory}
-                write_json(staging / RECORD, {"cost": cost, "history": trained.history})
-            shutil.rmtree(self.folder / "work" / unit, ignore_errors=True)
-            accuracy = validation_accuracy(trained.history)
-            reached = f"validation accuracy {100 * accuracy:.2f} % " if accuracy is not None else ""
-            self.say(f"{label}: {reached}in {trained.seconds:.1f} s")
-        PartialState().wait_for_everyone()
-
-    def _save(self, place: Path, wanted: ModelRecipe, trained: Trained, label: str) -> None:
-        save(
-            trained.module,
-            place,
-            spec=_spec(wanted),
-            classes=self.data.classes,
-            preprocessing=self.data.train.preprocessing,
-            task=self.recipe.task,
-            about={"recipe": self.recipe.name, "model": label, "checkpoint": place.name},
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Taught:
-    """A recipe's teacher, and what is known of its training in this run."""
-
-    teacher: Teacher
-    cost: dict[str, float]
-    history: list[dict[str, float]]
 
 
 def run(recipe: Recipe, folder: Path, *, trust_code: bool = False, say: Say = print) -> Results:
@@ -158,107 +76,6 @@ def run(recipe: Recipe, folder: Path, *, trust_code: bool = False, say: Say = pr
     return results
 
 
-def open_data(recipe: Recipe, say: Say) -> Data:
-    """The recipe's data, with all its labels."""
-    wanted = recipe.data
-    say(f"data: {wanted.source}")
-    return load_data(
-        wanted.source,
-        size=wanted.size,
-        validation=wanted.validation,
-        image_column=wanted.image_column,
-        label_column=wanted.label_column,
-    )
-
-
-def training_split(recipe: Recipe, data: Data, seed: int) -> ImageSet:
-    """The training split as the student sees it: labels hidden as the recipe says, augmented."""
-    split = data.train
-    wanted = recipe.data.labelled
-    if wanted != "all":
-        mask = labelled_mask(split.labels.numpy(), split.ids.numpy(), len(data.classes), wanted)
-        split = split.with_labels(mask)
-    view = build_view(recipe.data.augment, data.train.preprocessing.size[0], "data.augment")
-    return split.with_view(view, seed)
-
-
-def open_teacher(session: Session) -> Taught:
-    """The recipe's teacher: loaded, or trained on all labels of the training split and kept in the run folder."""
-    wanted = session.recipe.teacher
-    if len(wanted) == 1:
-        return _open_one(session, wanted[0], "teacher")
-    taught = [_open_one(session, each, f"teacher-{index}") for index, each in enumerate(wanted)]
-    cost = {key: sum(each.cost.get(key, 0.0) for each in taught) for each in taught for key in each.cost}
-    return Taught(Ensemble([each.teacher for each in taught]), cost, [])
-
-
-def _open_one(session: Session, wanted: TeacherRecipe, name: str) -> Taught:
-    if wanted.train is not None:
-        return _trained_teacher(session, wanted, wanted.train, name)
-    given = session.data.train.preprocessing
-    if wanted.model.endswith(".onnx"):
-        return Taught(Onnx(wanted.model, adapt=adapter(given, expected_preprocessing(wanted, given))), {}, [])
-    return Taught(_ready_teacher(session, wanted), {}, [])
-
-
-def _spec(wanted: ModelRecipe) -> ModelSpec:
-    return ModelSpec(wanted.model, dict(wanted.options))
-
-
-def _ready_teacher(session: Session, wanted: TeacherRecipe) -> Teacher:
-    given = session.data.train.preprocessing
-    expected = expected_preprocessing(wanted, given)
-    path = Path(wanted.model)
-    if path.is_dir() and is_saved(path):
-        card = read_card(path)
-        expected = expected or card.preprocessing
-        same_classes(card.classes, session.data.classes, str(path))
-    own = expected or given
-    model = build(
-        _spec(wanted),
-        num_classes=len(session.data.classes),
-        in_channels=own.channels,
-        image_size=own.size,
-        trust_code=session.trust_code,
-    )
-    if expected is None and wanted.model.startswith("timm:") and wanted.options.get("pretrained"):
-        config = timm.data.resolve_model_data_config(model)
-        channels, height, width = config["input_size"]
-        expected = Preprocessing((height, width), channels, tuple(config["mean"]), tuple(config["std"]))
-    return Live(model, adapt=adapter(given, expected), shortcuts=session.recipe.train.shortcuts)
-
-
-def same_classes(teacher: Sequence[str], data: Sequence[str], where: str) -> None:
-    """Raises LimbeckError unless the teacher's classes are the data's, in the data's order."""
-    if not teacher or tuple(teacher) == tuple(data):
-        return
-    if len(teacher) != len(data):
-        raise LimbeckError(
-            f"{where}: the teacher knows {len(teacher)} classes, the data has {len(data)}; "
-            "use the data it was trained on, or train a teacher on yours (teacher.train)"
-        )
-    at = next(index for index, (a, b) in enumerate(zip(teacher, data, strict=True)) if a != b)
-    raise LimbeckError(
-        f"{where}: the teacher's classes are not the data's in the same order: class {at} is {teacher[at]!r} for the "
-        f"teacher and {data[at]!r} in the data; rename or reorder the data's classes"
-    )
-
-
-def _trained_teacher(session: Session, wanted: TeacherRecipe, config: TrainConfig, name: str) -> Taught:
-    place = session.folder / name
-    if not (place / RECORD).exists():
-        torch.manual_seed(0)
-        model = session.build(wanted)
-        split = session.data.train
-        augment = session.recipe.data.augment if wanted.augment is None else wanted.augment
-        split = split.with_view(build_view(augment, split.preprocessing.size[0], "teacher.augment"), seed=0)
-        trained = session.train(name, Distiller(model, shortcuts=config.shortcuts), split, config, 0, name)
-        session.keep(name, place, wanted, trained, name)
-    record = read_json(place / RECORD)
-    teacher = Live(load(place / "last", trust_code=session.trust_code), shortcuts=session.recipe.train.shortcuts)
-    return Taught(teacher, record["cost"], record["history"])
-
-
 def _train_student(session: Session, teacher: Teacher, kind: str, setting: str, seed: int) -> None:
     """One training of a student; `session.recipe` is the setting's."""
     recipe, name = session.recipe, setting_name(kind, setting)
@@ -278,14 +95,8 @@ def _distiller(kind: str, student: nn.Module, teacher: Teacher, recipe: Recipe, 
     terms, shortcuts = build_terms(recipe.terms), recipe.train.shortcuts
     if kind == "alone":
         return Distiller(student, None, alone_terms(terms), shortcuts=shortcuts)
-    example = split.without_view().__getitems__(list(range(min(2, len(split)))))
+    example = split.__getitems__(list(range(min(2, len(split)))))
     return Distiller(student, teacher, terms, example=example, shortcuts=shortcuts)
-
-
-def validation_accuracy(history: Sequence[dict[str, float]]) -> float | None:
-    """The last validation accuracy of a training, or None."""
-    values = [entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry]
-    return values[-1] if values else None
 
 
 def _candidates(recipe: Recipe, folder: Path, trust_code: bool) -> Iterator[Candidate]:

@@ -7,12 +7,13 @@ from typing import Literal, get_args
 
 from limbeck.checks import LimbeckError, nearest
 
-Shortcut = Literal["fold-batchnorm", "channels-last", "linear-head", "compact-tokens", "fused-optimizer"]
+Shortcut = Literal["fold-batchnorm", "channels-last", "linear-head", "compact-tokens", "joint-loss", "fused-optimizer"]
 """
 * `fold-batchnorm`: a frozen teacher's BatchNorm becomes part of the layer before it.
 * `channels-last`: convolutions run on (batch, height, width, channels) memory.
 * `linear-head`: the logits of a language model are made, compared and forgotten in chunks of tokens.
 * `compact-tokens`: hidden states are compared at the tokens that count, not at padding (which then weighs nothing).
+* `joint-loss`: the terms on one set of logits are one node of the graph, whose gradient is made with their values.
 * `fused-optimizer`: all parameters are updated in one call.
 """
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from limbeck.checks import LimbeckError, same_shape
 from limbeck.losses.base import Loss
 from limbeck.losses.divergences import Divergence, ForwardKL, JensenShannon, ReversedKL, Skewed, SkewedReverse
-from limbeck.losses.numeric import fraction, positive, precise
+from limbeck.losses.numeric import fraction, log_softmax, positive, precise
 from limbeck.losses.sparse import Outcomes, outcomes, sparse_divergence
 from limbeck.types import LinearHead, Sampled, Target, TopK, dense_logits
 
@@ -230,7 +230,7 @@ class _Divergence(torch.autograd.Function):
     def forward(ctx: Any, student: Tensor, teacher: Tensor, temperature: float, rule: Divergence) -> Tensor:
         if temperature != 1.0:
             student, teacher = student / temperature, teacher / temperature
-        log_q, log_p = student.log_softmax(-1), teacher.log_softmax(-1)
+        log_q, log_p = log_softmax(student), log_softmax(teacher)
         value, slope = rule(log_p, log_q)
         gradient = slope.sub_(log_q.exp_().mul_(slope.sum(-1, keepdim=True)))
         ctx.temperature = temperature

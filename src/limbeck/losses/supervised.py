@@ -21,7 +21,8 @@ def cross_entropy(
 
     Args:
         logits: (batch, …, classes).
-        labels: (batch, …) int64 class indices, −1 where unlabelled.
+        labels: (batch, …) int64 class indices, −1 where unlabelled; or probabilities (batch, …, classes), as mixing
+            gives them, a row of −1 where unlabelled.
         label_smoothing: the part of the target spread evenly over all classes, in [0, 1].
         class_weights: (classes,), what an item of each class counts; the objective's mean divides by the
             number of items, not by the sum of these.
@@ -32,6 +33,8 @@ def cross_entropy(
     Raises:
         LimbeckError: shapes do not fit, labels are not class indices, or a setting is out of range.
     """
+    if labels.is_floating_point():
+        return _soft_cross_entropy(logits, labels, label_smoothing, class_weights)
     class_indices(labels, logits, "cross_entropy")
     fraction(label_smoothing, "label_smoothing")
     z = precise(logits)
@@ -47,6 +50,29 @@ def cross_entropy(
         label_smoothing=label_smoothing,
     )
     return values if flat else values.view(labels.shape)
+
+
+def _soft_cross_entropy(
+    logits: Tensor, targets: Tensor, label_smoothing: float, class_weights: Tensor | None
+) -> Tensor:
+    known = targets.amin(-1) >= 0 if targets.shape == logits.shape else torch.zeros(())
+    whole = (targets.sum(-1) - 1).abs() <= 1e-3
+    # Looking at values would make a GPU wait; there the shape must do.
+    if targets.shape != logits.shape or (targets.device.type == "cpu" and not bool((whole | ~known).all())):
+        raise LimbeckError(
+            f"cross_entropy: expected int64 class indices, or probabilities that add up to 1 of shape "
+            f"{tuple(logits.shape)}, got {targets.dtype} labels of shape {tuple(targets.shape)}; targets with one "
+            "value a class need the sigmoid losses (SupervisedBCE, SigmoidKD)"
+        )
+    z = precise(logits)
+    values = F.cross_entropy(
+        z.reshape(-1, z.shape[-1]),
+        targets.clamp(min=0).to(z.dtype).reshape(-1, z.shape[-1]),
+        weight=None if class_weights is None else _one_a_class(class_weights, z, "cross_entropy class_weights"),
+        reduction="none",
+        label_smoothing=fraction(label_smoothing, "label_smoothing"),
+    ).view(known.shape)
+    return torch.where(known, values, 0.0)
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor, *, pos_weight: Tensor | None = None) -> Tensor:

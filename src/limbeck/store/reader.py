@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from limbeck.types import Target
 
 IN_MEMORY = 1 << 30
 """Bytes up to which a store is held in memory; a larger one is read from its mapped files."""
+
+DECODED = 1 << 28
+"""Bytes up to which a dense signal is kept decoded."""
 
 SPARE = 4
 """How much larger than the records a table of ids may be."""
@@ -46,6 +50,7 @@ class LabelStore:
         self._in_memory = manifest.bytes <= IN_MEMORY
         self._constants: Columns | None = None
         self._whole: dict[str, Tensor] = {}
+        self._decoded_whole: dict[str, Tensor | None] = {}
         records = torch.tensor([entry.records for entry in manifest.files])
         items = torch.tensor([entry.items for entry in manifest.files])
         self._first_record, self._first_item = (_before(counts) for counts in (records, items))
@@ -87,7 +92,8 @@ class LabelStore:
 
     def read(self, name: str, rows: Tensor) -> Target:
         """A signal that has a row a sample, for records `rows` (batch,)."""
-        return self._decoded(name, rows, self._first_record)
+        whole = self._small_whole(name)
+        return self._decoded(name, rows, self._first_record) if whole is None else whole.index_select(0, rows)
 
     def read_items(self, name: str, rows: Tensor, positions: Tensor) -> Target:
         """A signal that has a row a token: of record `rows[i]` the token `positions[i]`, both (items,), in any order.
@@ -124,6 +130,16 @@ class LabelStore:
             except LimbeckError as error:
                 found.append(str(error))
         return found
+
+    def _small_whole(self, name: str) -> Tensor | None:
+        """All records of a dense signal, decoded once where that is little: a batch then costs one look-up."""
+        if name not in self._decoded_whole:
+            signal = self.signals[name]
+            size = 4 * self.manifest.records * math.prod(signal.shape)
+            fits = self._in_memory and signal.codec.kind is Tensor and signal.per == "sample" and size <= DECODED
+            every = self._decoded(name, torch.arange(self.manifest.records), self._first_record) if fits else None
+            self._decoded_whole[name] = every if isinstance(every, Tensor) else None
+        return self._decoded_whole[name]
 
     def _decoded(self, name: str, at: Tensor, first: Tensor) -> Target:
         signal = self.signals[name]
@@ -172,7 +188,7 @@ class LabelStore:
 
     def __getstate__(self) -> dict[str, Any]:
         # A spawned worker maps the files for itself.
-        return {**self.__dict__, "_whole": {}, "_index": None, "_constants": None}
+        return {**self.__dict__, "_whole": {}, "_decoded_whole": {}, "_index": None, "_constants": None}
 
 
 class _Shard:
@@ -222,12 +238,12 @@ class _Index:
     def find(self, ids: Tensor, views: Tensor | int) -> Tensor:
         wanted, seen = ids.numpy(), views.numpy() if isinstance(views, Tensor) else views
         if self._table is not None:
-            place = wanted * self._width + seen
-            inside = (wanted >= 0) & (place < len(self._table)) & (np.asarray(seen) < self._width)
-            return torch.from_numpy(np.where(inside, self._table[np.where(inside, place, 0)], -1))
-        place = np.searchsorted(self._hashes, _hashed(wanted, seen)).clip(max=len(self._hashes) - 1)
-        rows = self._order[place]
-        return torch.from_numpy(np.where((self._ids[rows] == wanted) & (self._views[rows] == seen), rows, -1))
+            rows = self._table.take(wanted * self._width + seen, mode="clip")
+        else:
+            rows = self._order.take(np.searchsorted(self._hashes, _hashed(wanted, seen)), mode="clip")
+        # Whatever was found is the sample only if it is called so; a row of -1 is the last one, which is not.
+        right = (self._ids.take(rows) == wanted) & (self._views.take(rows) == seen)
+        return torch.from_numpy(rows if right.all() else np.where(right, rows, -1))
 
 
 def _hashed(ids: NDArray[np.int64], views: NDArray[np.int64] | int) -> NDArray[np.uint64]:

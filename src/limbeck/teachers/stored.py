@@ -70,13 +70,13 @@ class Stored(Teacher):
     def __call__(self, batch: Batch) -> Signal:
         device = next(iter(batch.values())).device
         here = batch if device.type == "cpu" else {name: tensor.cpu() for name, tensor in batch.items()}
-        per = {name: self.store.signals[name].per for name in self._names}
         looked_up = _Texts(self, here) if "input_ids" in here else _Samples(self, here)
         self._calls += 1
-        found = {name: looked_up.read(name, per[name]) for name in self._names}
-        if bool(looked_up.absent.any()):
+        found = {name: looked_up.read(name, self.store.signals[name].per) for name in self._names}
+        if looked_up.incomplete:
             found = self._completed(found, looked_up, here, batch)
-        found = {name: _moved(target, device) for name, target in found.items()}
+        if here is not batch:
+            found = {name: _moved(target, device) for name, target in found.items()}
         tensors = {name: target for name, target in found.items() if isinstance(target, Tensor)}
         targets = {name: target for name, target in found.items() if not isinstance(target, Tensor)}
         return Signal(tensors, {}, targets)
@@ -125,17 +125,25 @@ class _Samples:
         ids = batch.get("ids", content)
         assert ids is not None
         self._ids = ids
-        self._views = batch.get("views", torch.zeros_like(ids))
-        self.rows = self._store.rows(ids, self._views)
-        self.absent = self.rows < 0
+        self._given_views = batch.get("views")
+        self.rows = self._store.rows(ids, 0 if self._given_views is None else self._given_views)
+        self.incomplete = bool(self.rows.numel()) and int(self.rows.min()) < 0
         if content is not None and teacher.checks_now:
             same_inputs(self._store, self.rows, content)
 
     def called(self, at: int) -> str:
         return f"sample {int(self._ids[at])} in view {int(self._views[at])}"
 
+    @property
+    def absent(self) -> Tensor:
+        return self.rows < 0
+
+    @property
+    def _views(self) -> Tensor:
+        return torch.zeros_like(self._ids) if self._given_views is None else self._given_views
+
     def read(self, name: str, per: str) -> Target:
-        return self._store.read(name, self.rows.clamp(min=0))
+        return self._store.read(name, self.rows.clamp(min=0) if self.incomplete else self.rows)
 
     def items_absent(self, per: str) -> Tensor:
         return self.absent
@@ -169,6 +177,7 @@ class _Texts:
                 same_inputs(self._store, rows, content_ids(ids, self._real))
             self._rows = rows.unsqueeze(1).expand_as(ids)
         self.absent = ((self._rows < 0) & self._real).any(1)
+        self.incomplete = bool(self.absent.any())
 
     def called(self, at: int) -> str:
         first = int((self._rows[at] < 0).nonzero()[0])

@@ -1,27 +1,22 @@
-"""Recipes: the typed YAML file of a run, and the only place where a name in a string becomes an object."""
+"""Recipes: the typed YAML file of a run, read, checked, and changed."""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from torchvision.transforms import v2
 
 from limbeck.checks import LimbeckError, nearest
-from limbeck.losses import METHODS, Loss
-from limbeck.objective import Term
-from limbeck.sources.views import PerSample, View, named
-from limbeck.store import Codec, codec_of
+from limbeck.recipe.build import build_augmentation, build_codecs, build_terms
 from limbeck.training import TrainConfig
 from limbeck.types import Preprocessing
 
-PACKAGED = Path(__file__).parent / "recipes"
-CHECKOUT = Path(__file__).parents[2] / "recipes"
+PACKAGED = Path(__file__).parents[1] / "recipes"
+CHECKOUT = Path(__file__).parents[3] / "recipes"
 
 NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -61,7 +56,7 @@ class DataRecipe(_Strict):
     @field_validator("augment")
     @classmethod
     def _augment(cls, value: Any) -> Any:
-        build_view(value, 8, "data.augment")
+        build_augmentation(value, 8, "data.augment")
         return value
 
 
@@ -98,7 +93,7 @@ class TeacherRecipe(ModelRecipe):
     @classmethod
     def _augment(cls, value: Any) -> Any:
         if value is not None:
-            build_view(value, 8, "teacher.augment")
+            build_augmentation(value, 8, "teacher.augment")
         return value
 
     @model_validator(mode="after")
@@ -221,80 +216,6 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*/*.yaml"))}
 
 
-def build_terms(terms: Sequence[Mapping[str, Any]]) -> list[Term]:
-    """Terms from their mappings: `loss`, `weight`, `student`, `teacher`, `name`, and the loss's own options."""
-    own = ("weight", "student", "teacher", "name")
-    built = []
-    for index, entry in enumerate(terms):
-        where = f"terms.{index}"
-        loss = build_loss({key: value for key, value in entry.items() if key not in own}, where)
-        try:
-            given = {key: entry[key] for key in own if key in entry}
-            if "weight" in given:
-                given["weight"] = float(given["weight"])
-            built.append(Term(loss, **given))
-        except (TypeError, ValueError):
-            raise LimbeckError(f"{where}.weight: expected a number, got {entry['weight']!r}") from None
-    return built
-
-
-def build_loss(entry: Mapping[str, Any], where: str) -> Loss:
-    """A loss from `loss: NAME` and its options; an option that is itself such a mapping is built first."""
-    losses = {method.name: method.module for method in METHODS}
-    name = entry.get("loss")
-    if not isinstance(name, str):
-        raise LimbeckError(f"{where}: needs `loss: NAME`; known: {', '.join(sorted(losses))}")
-    if name not in losses:
-        raise LimbeckError(f"{where}.loss: unknown loss {name!r}{nearest(name, losses)}")
-    known = inspect.signature(losses[name]).parameters
-    options: dict[str, Any] = {}
-    for key, value in entry.items():
-        if key == "loss":
-            continue
-        if key not in known:
-            raise LimbeckError(f"{where}.{key}: unknown key for loss {name!r}{nearest(key, [*known, 'weight'])}")
-        nested = isinstance(value, Mapping) and "loss" in value
-        options[key] = build_loss(value, f"{where}.{key}") if nested else _number(value)
-    try:
-        return losses[name](**options)
-    except (TypeError, ValueError) as error:
-        raise LimbeckError(f"{where}: loss {name!r}: {error}") from None
-
-
-def build_codecs(signals: Mapping[str, Mapping[str, Any]]) -> dict[str, Codec]:
-    """The codec of each signal of a label store, from `codec: NAME` and its options."""
-    codecs = {}
-    for name, entry in signals.items():
-        try:
-            codecs[name] = codec_of(entry)
-        except LimbeckError as error:
-            raise LimbeckError(f"label.signals.{name}: {error}") from None
-    return codecs
-
-
-def build_view(augment: Any, size: int, where: str) -> View | None:
-    """The augmentation of a recipe: a named one, or torchvision.transforms.v2 classes in order."""
-    if isinstance(augment, str):
-        return named(augment, (size, size))
-    if not isinstance(augment, Sequence):
-        raise LimbeckError(f"{where}: expected a name or a list of transforms, got {augment!r:.60}")
-    transforms = []
-    for entry in augment:
-        if not isinstance(entry, str | Mapping):
-            raise LimbeckError(f"{where}: expected a transform's name, or {{name: options}}, got {entry!r:.60}")
-        for name, options in ({entry: {}} if isinstance(entry, str) else entry).items():
-            if not isinstance(options, Mapping):
-                raise LimbeckError(f"{where}: expected {name}: {{option: value}}, got {options!r:.60} for its options")
-            known = [each for each in dir(v2) if inspect.isclass(getattr(v2, each)) and each[0].isupper()]
-            if name not in known:
-                raise LimbeckError(f"{where}: torchvision.transforms.v2 has no {name!r}{nearest(name, known)}")
-            try:
-                transforms.append(getattr(v2, name)(**options))
-            except (TypeError, ValueError) as error:
-                raise LimbeckError(f"{where}: {name}: {error}") from None
-    return PerSample(v2.Compose(transforms)) if transforms else None
-
-
 def expected_preprocessing(teacher: TeacherRecipe, given: Preprocessing) -> Preprocessing | None:
     """How the teacher wants its pixels according to the recipe; None where the recipe says nothing."""
     if teacher.normalize is None and teacher.size is None:
@@ -385,13 +306,3 @@ def _known_keys(place: Sequence[str]) -> list[str]:
     if issubclass(model, TrainConfig):
         return [field.name for field in dataclasses.fields(model)]
     return list(model.model_fields)
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as text; a loss's option that looks like a number is one."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value

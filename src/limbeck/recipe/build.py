@@ -1,0 +1,125 @@
+"""Where the names in a recipe become objects: losses, codecs, transforms."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torchvision.transforms import v2
+
+from limbeck.checks import LimbeckError, nearest
+from limbeck.losses import METHODS, Loss
+from limbeck.objective import Term
+from limbeck.sources import CutMix, Mixup
+from limbeck.sources.views import PerSample, View, named
+from limbeck.store import Codec, codec_of
+
+
+def build_terms(terms: Sequence[Mapping[str, Any]]) -> list[Term]:
+    """Terms from their mappings: `loss`, `weight`, `student`, `teacher`, `name`, and the loss's own options."""
+    own = ("weight", "student", "teacher", "name")
+    built = []
+    for index, entry in enumerate(terms):
+        where = f"terms.{index}"
+        loss = build_loss({key: value for key, value in entry.items() if key not in own}, where)
+        try:
+            given = {key: entry[key] for key in own if key in entry}
+            if "weight" in given:
+                given["weight"] = float(given["weight"])
+            built.append(Term(loss, **given))
+        except (TypeError, ValueError):
+            raise LimbeckError(f"{where}.weight: expected a number, got {entry['weight']!r}") from None
+    return built
+
+
+def build_loss(entry: Mapping[str, Any], where: str) -> Loss:
+    """A loss from `loss: NAME` and its options; an option that is itself such a mapping is built first."""
+    losses = {method.name: method.module for method in METHODS}
+    name = entry.get("loss")
+    if not isinstance(name, str):
+        raise LimbeckError(f"{where}: needs `loss: NAME`; known: {', '.join(sorted(losses))}")
+    if name not in losses:
+        raise LimbeckError(f"{where}.loss: unknown loss {name!r}{nearest(name, losses)}")
+    known = inspect.signature(losses[name]).parameters
+    options: dict[str, Any] = {}
+    for key, value in entry.items():
+        if key == "loss":
+            continue
+        if key not in known:
+            raise LimbeckError(f"{where}.{key}: unknown key for loss {name!r}{nearest(key, [*known, 'weight'])}")
+        nested = isinstance(value, Mapping) and "loss" in value
+        options[key] = build_loss(value, f"{where}.{key}") if nested else _number(value)
+    try:
+        return losses[name](**options)
+    except (TypeError, ValueError) as error:
+        raise LimbeckError(f"{where}: loss {name!r}: {error}") from None
+
+
+def build_codecs(signals: Mapping[str, Mapping[str, Any]]) -> dict[str, Codec]:
+    """The codec of each signal of a label store, from `codec: NAME` and its options."""
+    codecs = {}
+    for name, entry in signals.items():
+        try:
+            codecs[name] = codec_of(entry)
+        except LimbeckError as error:
+            raise LimbeckError(f"label.signals.{name}: {error}") from None
+    return codecs
+
+
+def build_view(augment: Any, size: int, where: str) -> View | None:
+    """The augmentation of a recipe: a named one, or torchvision.transforms.v2 classes in order."""
+    if isinstance(augment, str):
+        return named(augment, (size, size))
+    if not isinstance(augment, Sequence):
+        raise LimbeckError(f"{where}: expected a name or a list of transforms, got {augment!r:.60}")
+    transforms = []
+    for entry in augment:
+        if not isinstance(entry, str | Mapping):
+            raise LimbeckError(f"{where}: expected a transform's name, or {{name: options}}, got {entry!r:.60}")
+        for name, options in ({entry: {}} if isinstance(entry, str) else entry).items():
+            if not isinstance(options, Mapping):
+                raise LimbeckError(f"{where}: expected {name}: {{option: value}}, got {options!r:.60} for its options")
+            known = [each for each in dir(v2) if inspect.isclass(getattr(v2, each)) and each[0].isupper()]
+            if name not in known:
+                raise LimbeckError(f"{where}: torchvision.transforms.v2 has no {name!r}{nearest(name, known)}")
+            try:
+                transforms.append(getattr(v2, name)(**options))
+            except (TypeError, ValueError) as error:
+                raise LimbeckError(f"{where}: {name}: {error}") from None
+    return PerSample(v2.Compose(transforms)) if transforms else None
+
+
+MIXING: dict[str, type[Mixup] | type[CutMix]] = {"MixUp": Mixup, "CutMix": CutMix}
+"""What torchvision calls its mixing transforms; these are functions of the sample instead of the batch."""
+
+
+def build_augmentation(augment: Any, size: int, where: str) -> tuple[View | None, Mixup | CutMix | None]:
+    """The views and the mixing of a recipe; a list may end with `MixUp` or `CutMix` (with `alpha`)."""
+    if isinstance(augment, str) or not isinstance(augment, Sequence):
+        return build_view(augment, size, where), None
+    mixing: Mixup | CutMix | None = None
+    transforms = list(augment)
+    if transforms:
+        last = transforms[-1]
+        name, options = next(iter(last.items())) if isinstance(last, Mapping) and last else (last, {})
+        if isinstance(name, str) and name in MIXING:
+            try:
+                mixing = MIXING[name](**options)
+            except TypeError as error:
+                raise LimbeckError(f"{where}: {name}: {error}") from None
+            transforms.pop()
+    for entry in transforms:
+        if any(name in MIXING for name in (entry if isinstance(entry, Mapping) else [entry])):
+            raise LimbeckError(f"{where}: {' and '.join(MIXING)} mix finished views; put one of them last")
+    return build_view(transforms, size, where), mixing
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as text; a loss's option that looks like a number is one."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

@@ -1,0 +1,285 @@
+"""From a recipe to what a run works with: its data, its teacher (alive or stored), and trainings that are kept."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+
+from limbeck.checks import LimbeckError
+from limbeck.distiller import Distiller
+from limbeck.files import read_json, staged_folder, write_json
+from limbeck.labelling import plain_preprocessing
+from limbeck.models import ModelSpec, build, load, read_card, save
+from limbeck.models.saved import is_saved
+from limbeck.recipe import ModelRecipe, Recipe, TeacherRecipe, build_augmentation, expected_preprocessing
+from limbeck.sources import Data, ImageSet
+from limbeck.sources import load as load_data
+from limbeck.sources.splits import labelled_mask
+from limbeck.store import LabelStore
+from limbeck.store.manifest import MANIFEST
+from limbeck.tasks import TASKS
+from limbeck.teachers import Ensemble, Live, Onnx, Stored, Teacher, adapter
+from limbeck.training import TrainConfig, Trained, train
+from limbeck.types import Preprocessing
+
+Say = Callable[[str], None]
+
+RECORD = "record.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What every step of a run needs: the recipe, its data with all labels, the run folder, and whom to tell."""
+
+    recipe: Recipe
+    data: Data
+    folder: Path
+    trust_code: bool = False
+    say: Say = print
+
+    def build(self, wanted: ModelRecipe) -> nn.Module:
+        """A recipe's model, for the data's classes, channels and size."""
+        given = self.data.train.preprocessing
+        return build(
+            _spec(wanted),
+            num_classes=len(self.data.classes),
+            in_channels=given.channels,
+            image_size=given.size,
+            trust_code=self.trust_code,
+        )
+
+    def train(
+        self, unit: str, distiller: Distiller, split: ImageSet, config: TrainConfig, seed: int, label: str
+    ) -> Trained:
+        """Trains with checkpoints under the run folder, and goes on from the last one."""
+        return train(
+            distiller,
+            split,
+            self.data.validation,
+            config,
+            seed=seed,
+            folder=self.folder / "work" / unit,
+            label=label,
+            metrics=TASKS[self.recipe.task].training_metrics,
+            logs=self.folder / "logs" / unit,
+        )
+
+    def keep(self, unit: str, place: Path, wanted: ModelRecipe, trained: Trained, label: str) -> None:
+        """Writes a finished training, models and record, whole or not at all; then its checkpoints can go."""
+        if PartialState().is_main_process:
+            with staged_folder(place) as staging:
+                self._save(staging / "last", wanted, trained, label)
+                if trained.selected is not None:
+                    trained.module.load_state_dict(trained.selected)
+                    self._save(staging / "selected", wanted, trained, label)
+                cost = {"train_seconds": trained.seconds, "peak_memory_bytes": trained.peak_memory}
+                write_json(staging / RECORD, {"cost": cost, "history": trained.history})
+            shutil.rmtree(self.folder / "work" / unit, ignore_errors=True)
+            accuracy = validation_accuracy(trained.history)
+            reached = f"validation accuracy {100 * accuracy:.2f} % " if accuracy is not None else ""
+            self.say(f"{label}: {reached}in {trained.seconds:.1f} s")
+        PartialState().wait_for_everyone()
+
+    def _save(self, place: Path, wanted: ModelRecipe, trained: Trained, label: str) -> None:
+        save(
+            trained.module,
+            place,
+            spec=_spec(wanted),
+            classes=self.data.classes,
+            preprocessing=self.data.train.preprocessing,
+            task=self.recipe.task,
+            about={"recipe": self.recipe.name, "model": label, "checkpoint": place.name},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """A recipe's teacher, and what is known of its training in this run."""
+
+    teacher: Teacher
+    cost: dict[str, float]
+    history: list[dict[str, float]]
+
+
+def open_data(recipe: Recipe, say: Say) -> Data:
+    """The recipe's data, with all its labels."""
+    wanted = recipe.data
+    say(f"data: {wanted.source}")
+    return load_data(
+        wanted.source,
+        size=wanted.size,
+        validation=wanted.validation,
+        image_column=wanted.image_column,
+        label_column=wanted.label_column,
+    )
+
+
+def training_split(recipe: Recipe, data: Data, seed: int) -> ImageSet:
+    """The training split as the student sees it: labels hidden as the recipe says, augmented.
+
+    Where the teacher's labels are stored, the views are those that were labelled, in every seed.
+    """
+    split = data.train
+    store = store_of(recipe)
+    wanted = recipe.data.labelled
+    if wanted != "all":
+        mask = labelled_mask(split.labels.numpy(), split.ids.numpy(), len(data.classes), wanted)
+        split = split.with_labels(mask)
+    view, mixing = build_augmentation(recipe.data.augment, data.train.preprocessing.size[0], "data.augment")
+    if store is None:
+        return split.with_view(view, seed).with_mixing(mixing)
+    views = store.manifest.plan.views
+    here = (repr(view), repr(mixing)) if view is not None or mixing is not None else None
+    there = (views.augmentation, views.mixing) if views is not None else None
+    if here != there:
+        raise LimbeckError(
+            f"the label store {store.folder} holds {_augmentation(there)}, the recipe asks for {_augmentation(here)}; "
+            "set data.augment back, or label the data again"
+        )
+    if views is None:
+        return split
+    # The partners of mixing are drawn among what was labelled, whatever the split holds now.
+    return split.with_view(view, views.seed, count=views.count).with_mixing(mixing, pool=store_pool(store, data))
+
+
+def _augmentation(described: tuple[str, str] | None) -> str:
+    if described is None:
+        return "samples as they are"
+    return " and ".join(part for part in described if part != "None")
+
+
+def store_pool(store: LabelStore, data: Data) -> Tensor:
+    """The samples among which mixing drew its partners: those of the training split when it was labelled."""
+    held_out = torch.cat([data.validation.ids, data.test.ids])
+    ids: Tensor = store.ids.unique()
+    known: Tensor = ids[~torch.isin(ids, held_out)]
+    return known
+
+
+def store_of(recipe: Recipe) -> LabelStore | None:
+    """The label store that the recipe's only teacher has written, or None where its teacher is alive."""
+    if len(recipe.teacher) != 1 or recipe.teacher[0].store is None:
+        return None
+    folder = Path(recipe.teacher[0].store)
+    if not recipe.teacher[0].model or (folder / MANIFEST).exists():
+        return LabelStore.open(folder)
+    return None
+
+
+def open_teacher(session: Session) -> Taught:
+    """The recipe's teacher: loaded, or trained on all labels of the training split and kept in the run folder."""
+    wanted = session.recipe.teacher
+    if len(wanted) == 1:
+        return _open_one(session, wanted[0], "teacher")
+    taught = [_open_one(session, each, f"teacher-{index}") for index, each in enumerate(wanted)]
+    cost = {key: sum(each.cost.get(key, 0.0) for each in taught) for each in taught for key in each.cost}
+    return Taught(Ensemble([each.teacher for each in taught]), cost, [])
+
+
+def _open_one(session: Session, wanted: TeacherRecipe, name: str) -> Taught:
+    store = store_of(session.recipe)
+    if store is not None:
+        return _stored(session, wanted, store, name)
+    if wanted.store is not None:
+        session.say(
+            f"no label store at {wanted.store} yet: the teacher runs beside the student (limbeck label writes it)"
+        )
+    return open_live(session, wanted, name)
+
+
+def _stored(session: Session, wanted: TeacherRecipe, store: LabelStore, name: str) -> Taught:
+    """The store as the teacher, with the live one for what it lacks, where that is ready without training."""
+    plan = store.manifest.plan
+    mine = plain_preprocessing(session.data.train.preprocessing)
+    if plan.preprocessing is not None and dict(plan.preprocessing) != mine:
+        raise LimbeckError(
+            f"the label store {store.folder} was written for pixels prepared with {dict(plan.preprocessing)}, this "
+            f"data is prepared with {mine}; restore the data, or label it again"
+        )
+    ready = (session.folder / name / RECORD).exists() if wanted.train is not None else bool(wanted.model)
+    live = open_live(session, wanted, name) if ready else None
+    session.say(f"teacher: label store {store.folder}, {plan.teacher}, {store.manifest.records:,} stored answers")
+    cost, history = (live.cost, live.history) if live is not None else ({}, [])
+    return Taught(Stored(store, live.teacher if live is not None else None), cost, history)
+
+
+def open_live(session: Session, wanted: TeacherRecipe, name: str) -> Taught:
+    """A teacher that runs: loaded, or trained first."""
+    if wanted.train is not None:
+        return _trained_teacher(session, wanted, wanted.train, name)
+    given = session.data.train.preprocessing
+    if wanted.model.endswith(".onnx"):
+        return Taught(Onnx(wanted.model, adapt=adapter(given, expected_preprocessing(wanted, given))), {}, [])
+    return Taught(_ready_teacher(session, wanted), {}, [])
+
+
+def _spec(wanted: ModelRecipe) -> ModelSpec:
+    return ModelSpec(wanted.model, dict(wanted.options))
+
+
+def _ready_teacher(session: Session, wanted: TeacherRecipe) -> Teacher:
+    given = session.data.train.preprocessing
+    expected = expected_preprocessing(wanted, given)
+    path = Path(wanted.model)
+    if path.is_dir() and is_saved(path):
+        card = read_card(path)
+        expected = expected or card.preprocessing
+        same_classes(card.classes, session.data.classes, str(path))
+    own = expected or given
+    model = build(
+        _spec(wanted),
+        num_classes=len(session.data.classes),
+        in_channels=own.channels,
+        image_size=own.size,
+        trust_code=session.trust_code,
+    )
+    if expected is None and wanted.model.startswith("timm:") and wanted.options.get("pretrained"):
+        config = timm.data.resolve_model_data_config(model)
+        channels, height, width = config["input_size"]
+        expected = Preprocessing((height, width), channels, tuple(config["mean"]), tuple(config["std"]))
+    return Live(model, adapt=adapter(given, expected), shortcuts=session.recipe.train.shortcuts)
+
+
+def same_classes(teacher: Sequence[str], data: Sequence[str], where: str) -> None:
+    """Raises LimbeckError unless the teacher's classes are the data's, in the data's order."""
+    if not teacher or tuple(teacher) == tuple(data):
+        return
+    if len(teacher) != len(data):
+        raise LimbeckError(
+            f"{where}: the teacher knows {len(teacher)} classes, the data has {len(data)}; "
+            "use the data it was trained on, or train a teacher on yours (teacher.train)"
+        )
+    at = next(index for index, (a, b) in enumerate(zip(teacher, data, strict=True)) if a != b)
+    raise LimbeckError(
+        f"{where}: the teacher's classes are not the data's in the same order: class {at} is {teacher[at]!r} for the "
+        f"teacher and {data[at]!r} in the data; rename or reorder the data's classes"
+    )
+
+
+def _trained_teacher(session: Session, wanted: TeacherRecipe, config: TrainConfig, name: str) -> Taught:
+    place = session.folder / name
+    if not (place / RECORD).exists():
+        torch.manual_seed(0)
+        model = session.build(wanted)
+        split = session.data.train
+        augment = session.recipe.data.augment if wanted.augment is None else wanted.augment
+        view, mixing = build_augmentation(augment, split.preprocessing.size[0], "teacher.augment")
+        split = split.with_view(view, seed=0).with_mixing(mixing)
+        trained = session.train(name, Distiller(model, shortcuts=config.shortcuts), split, config, 0, name)
+        session.keep(name, place, wanted, trained, name)
+    record = read_json(place / RECORD)
+    teacher = Live(load(place / "last", trust_code=session.trust_code), shortcuts=session.recipe.train.shortcuts)
+    return Taught(teacher, record["cost"], record["history"])
+
+
+def validation_accuracy(history: Sequence[dict[str, float]]) -> float | None:
+    """The last validation accuracy of a training, or None."""
+    values = [entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry]
+    return values[-1] if values else None
