@@ -18,8 +18,8 @@ from limbeck.types import LinearHead, Sampled, Target, TopK, dense_logits
 
 Columns = dict[str, Tensor]
 
-CHUNK = 1 << 24
-"""Logits that are written down at a time."""
+CHUNK = 1 << 20
+"""Logits that are written down at a time: more would not be found in the cache again."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +60,13 @@ class Codec:
     def refuses(self, loss: Loss) -> str:
         """Why this codec cannot serve a loss; empty where it can."""
         if self.kind in loss.targets:
-            return ""
+            mine, asked = getattr(self, "temperature", None), getattr(loss, "temperature", None)
+            if mine is None or mine == asked:
+                return ""
+            return (
+                f"its temperature is {asked:g}, but the codec {self.name!r} stored targets at temperature {mine:g}; "
+                "give the term that temperature, or label the data again with the other"
+            )
         served = sorted(m.name for m in METHODS if "teacher" in m.module.inputs and self.kind in m.module.targets)
         return (
             f"the loss {loss.name!r} cannot be computed from labels stored with the codec {self.name!r}, which serves "

@@ -156,12 +156,13 @@ class LabelStore:
             local = at[here] - first[shard]
             columns = self._shards[shard].columns
             for name in names:
-                part = columns[name][local]
+                part = _signed(columns[name])[local]
                 short = name.removeprefix(prefix)
                 if short not in found:
                     found[short] = torch.empty((len(at), *part.shape[1:]), dtype=part.dtype)
                 found[short][here] = part
-        return found
+        kinds = {name.removeprefix(prefix): self._shards[0].columns[name].dtype for name in names}
+        return {short: column.view(kinds[short]) for short, column in found.items()}
 
     def _all(self, name: str) -> Tensor:
         """A column over all shards."""
@@ -251,6 +252,11 @@ def _hashed(ids: NDArray[np.int64], views: NDArray[np.int64] | int) -> NDArray[n
     words = ids.view(np.uint64) ^ (np.asarray(views).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     hashed: NDArray[np.uint64] = words * np.uint64(0xBF58476D1CE4E5B9)
     return hashed
+
+
+def _signed(column: Tensor) -> Tensor:
+    """The same bits in a type that torch can index."""
+    return column.view(torch.int16) if column.dtype is torch.uint16 else column
 
 
 def _before(counts: Tensor) -> Tensor:
