@@ -4,8 +4,8 @@
 
 A causal language model is trained on the first 90 % of Tiny Shakespeare (in LIMBECK_DATA), as tokens of a vocabulary
 of 2,048 byte pairs, and labels its training windows once with each codec. The same student, from the same weights, on
-the same batches, with KL at temperature 1 as its only term, then learns from each. The figure is the cross-entropy on the
-last 10 % of the text, in nats a token.
+the same batches, with KL at temperature 1 as its only term, then learns from each. The figure is the cross-entropy on
+the last 10 % of the text, in nats a token.
 """
 
 from __future__ import annotations

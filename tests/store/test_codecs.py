@@ -76,6 +76,11 @@ def test_draws_are_unbiased() -> None:
     p = (logits.double() / temperature).softmax(1)
     error = (p * (1 - p) / (draws * seeds)).sqrt()
     assert bool(((total / seeds - p).abs() <= 4.5 * error).all())
+    # Each entry is drawn as often as it should be, but for less than one draw.
+    counts = torch.zeros(3, 9, dtype=torch.float64).scatter_add_(
+        1, given.ids, torch.ones(3, draws, dtype=torch.float64)
+    )
+    assert bool(((counts - draws * p).abs() < 1).all())
     torch.testing.assert_close(given.entropy, torch.distributions.Categorical(p).entropy().float(), rtol=1e-3, atol=0)
 
 

@@ -182,4 +182,9 @@ def difference(old: Any, new: Any, path: str = "") -> str:
             if found:
                 return found
         return ""
-    return "" if old == new else f"{path}: {old!r:.60} there, {new!r:.60} now"
+    return "" if old == new else f"{path}: {_short(old)} there, {_short(new)} now"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from limbeck.checks import LimbeckError
 from limbeck.losses import Loss
 from limbeck.shortcuts import SHORTCUTS
+from limbeck.store import LabelStore
 from limbeck.teachers.base import Teacher
 from limbeck.teachers.fingerprint import combined
 from limbeck.teachers.live import Live
@@ -80,14 +81,16 @@ class Ensemble(Teacher):
         return Signal(means, signals[0].masks)
 
 
-TeacherLike = Teacher | nn.Module | str | Path | Sequence[Any]
+TeacherLike = Teacher | nn.Module | LabelStore | str | Path | Sequence[Any]
 
 
 def as_teacher(teacher: TeacherLike, shortcuts: Collection[str] = SHORTCUTS) -> Teacher:
-    """A Teacher as it is; a module as Live, with these shortcuts; the path of an .onnx file as Onnx, of a label store
-    as Stored; a list of those as an Ensemble."""
+    """A Teacher as it is; a module as Live, with these shortcuts; the path of an .onnx file as Onnx; a label store
+    or its folder as Stored; a list of those as an Ensemble."""
     if isinstance(teacher, Teacher):
         return teacher
+    if isinstance(teacher, LabelStore):
+        return Stored(teacher)
     if isinstance(teacher, str | Path):
         if Path(teacher).is_dir():
             return Stored(teacher)
