@@ -34,7 +34,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 bench: install
-	$(BIN)/python benchmarks/step_time.py
+	$(BIN)/python -m benchmarks
 
 results: install
 	$(BIN)/python benchmarks/results.py

@@ -24,7 +24,8 @@ _TYPES = {
 
 def write_shard(path: Path, columns: Mapping[str, Tensor], *, records: int, items: int) -> FileEntry:
     """Writes columns beside their place and renames them; the same columns give the same bytes."""
-    data = save({name: column.contiguous() for name, column in columns.items()})
+    # Copies, since safetensors refuses columns that share memory, as ids that are content ids do.
+    data = save({name: column.clone(memory_format=torch.contiguous_format) for name, column in columns.items()})
     with staged_file(path) as staging:
         staging.write_bytes(data)
     return FileEntry(path.name, len(data), hashlib.sha256(data).hexdigest(), records, items)

@@ -1,0 +1,1 @@
+"""Speed and memory, against bare PyTorch in the same run."""
