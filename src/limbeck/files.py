@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,3 +63,19 @@ def read_json(path: Path) -> Any:
         raise LimbeckError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise LimbeckError(f"{path}: not valid JSON ({error}); delete it or restore it") from None
+
+
+def difference(old: Any, new: Any, path: str = "") -> str:
+    """The first difference between two JSON values, `key: old there, new now`; empty where there is none."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in [*new, *(key for key in old if key not in new)]:
+            found = difference(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+            if found:
+                return found
+        return ""
+    return "" if old == new else f"{path}: {_short(old)} there, {_short(new)} now"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:59] + "…"

@@ -8,29 +8,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 from accelerate import PartialState
 from torch import nn
 
 from limbeck import report
-from limbeck.checks import LimbeckError
 from limbeck.compare import Candidate, alone_terms, claims, measure, setting_name, versions
 from limbeck.distiller import Distiller
-from limbeck.files import read_json, staged_folder, write_text
+from limbeck.files import read_json, staged_folder
 from limbeck.models import load
 from limbeck.recipe import Recipe, build_terms
 from limbeck.results import Results
-from limbeck.session import RECORD, Say, Session, open_data, open_teacher, training_split, validation_accuracy
+from limbeck.session import RECORD, Say, Session, claim, open_data, open_teacher, training_split, validation_accuracy
 from limbeck.sources import Data, ImageSet, describe
 from limbeck.tasks import TASKS
 from limbeck.teachers import Teacher
 
 RESULTS = "results.json"
 REPORT = "report.html"
-RECIPE = "recipe.yaml"
 
 
 def run(recipe: Recipe, folder: Path, *, trust_code: bool = False, say: Say = print) -> Results:
@@ -43,7 +39,7 @@ def run(recipe: Recipe, folder: Path, *, trust_code: bool = False, say: Say = pr
     main = state.is_main_process
     say = say if main else _silent
     if main:
-        _claim(folder, recipe)
+        claim(folder, recipe)
     done = _finished(folder, recipe)
     if done is not None:
         say(f"{folder}: already complete; nothing to do (delete the folder to run it again)")
@@ -119,42 +115,6 @@ def _publish_student(candidates: Sequence[Candidate], folder: Path) -> None:
     source = folder / "models" / f"{best.name}-{best.seed}" / best.checkpoint
     with staged_folder(folder / "student") as staging:
         shutil.copytree(source, staging, dirs_exist_ok=True)
-
-
-def _claim(folder: Path, recipe: Recipe) -> None:
-    """Makes the folder this recipe's; another recipe's folder is an error that names the first difference.
-
-    A folder in which nothing was trained yet, because the recipe had a mistake, is taken over.
-    """
-    path = folder / RECIPE
-    resolved = recipe.resolved()
-    if path.exists() and any(each != path for each in folder.iterdir()):
-        try:
-            old = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
-            raise LimbeckError(f"{path}: unreadable; delete the run folder {folder} and run again") from None
-        difference = _difference(old, resolved)
-        if difference:
-            raise LimbeckError(
-                f"{folder} holds a run of another recipe ({difference}); "
-                "choose another folder with --folder, or delete this one"
-            )
-    elif folder.exists() and any(each != path for each in folder.iterdir()):
-        raise LimbeckError(f"{folder} is not empty and holds no limbeck run; choose another folder with --folder")
-    write_text(path, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
-
-
-def _difference(old: Any, new: Any, path: str = "") -> str:
-    """The first difference between two recipes, seeds aside: more seeds only add to a run."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*new, *(key for key in old if key not in new)]:
-            if not path and key in ("seeds", "about"):
-                continue
-            found = _difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-            if found:
-                return found
-        return ""
-    return "" if old == new else f"{path}: {old!r} there, {new!r} now"
 
 
 def _finished(folder: Path, recipe: Recipe) -> Results | None:

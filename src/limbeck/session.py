@@ -9,12 +9,13 @@ from pathlib import Path
 
 import timm
 import torch
+import yaml
 from accelerate import PartialState
 from torch import Tensor, nn
 
 from limbeck.checks import LimbeckError
 from limbeck.distiller import Distiller
-from limbeck.files import read_json, staged_folder, write_json
+from limbeck.files import difference, read_json, staged_folder, write_json, write_text
 from limbeck.labelling import plain_preprocessing
 from limbeck.models import ModelSpec, build, load, read_card, save
 from limbeck.models.saved import is_saved
@@ -32,6 +33,9 @@ from limbeck.types import Preprocessing
 Say = Callable[[str], None]
 
 RECORD = "record.json"
+RECIPE = "recipe.yaml"
+GROWS = ("seeds", "about")
+"""What may change in a recipe without making another run of it: more seeds only add."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,30 @@ class Taught:
     teacher: Teacher
     cost: dict[str, float]
     history: list[dict[str, float]]
+
+
+def claim(folder: Path, recipe: Recipe) -> None:
+    """Makes the folder this recipe's; another recipe's folder is an error that names the first difference.
+
+    A folder in which nothing was trained yet, because the recipe had a mistake, is taken over.
+    """
+    path = folder / RECIPE
+    resolved = recipe.resolved()
+    if path.exists() and any(each != path for each in folder.iterdir()):
+        try:
+            old = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            raise LimbeckError(f"{path}: unreadable; delete the run folder {folder} and run again") from None
+        fixed = [{key: value for key, value in each.items() if key not in GROWS} for each in (dict(old), resolved)]
+        found = difference(fixed[0], fixed[1])
+        if found:
+            raise LimbeckError(
+                f"{folder} holds a run of another recipe ({found}); "
+                "choose another folder with --folder, or delete this one"
+            )
+    elif folder.exists() and any(each != path for each in folder.iterdir()):
+        raise LimbeckError(f"{folder} is not empty and holds no limbeck run; choose another folder with --folder")
+    write_text(path, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
 
 
 def open_data(recipe: Recipe, say: Say) -> Data:
@@ -188,9 +216,7 @@ def _open_one(session: Session, wanted: TeacherRecipe, name: str) -> Taught:
     if store is not None:
         return _stored(session, wanted, store, name)
     if wanted.store is not None:
-        session.say(
-            f"no label store at {wanted.store} yet: the teacher runs beside the student (limbeck label writes it)"
-        )
+        session.say(f"no label store at {wanted.store} yet, so the teacher runs live (`limbeck label` writes it)")
     return open_live(session, wanted, name)
 
 

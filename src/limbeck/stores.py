@@ -16,7 +16,7 @@ from limbeck.content import content_ids
 from limbeck.labelling import label
 from limbeck.losses import kd
 from limbeck.recipe import Recipe, build_augmentation, build_codecs
-from limbeck.session import RECORD, Session, open_data, open_live
+from limbeck.session import RECORD, Session, claim, open_data, open_live
 from limbeck.store import LabelStore
 from limbeck.teachers import Stored, Teacher, same_inputs
 from limbeck.types import Sampled, Target, TopK
@@ -38,6 +38,8 @@ def label_recipe(
         LimbeckError: as `limbeck.run.run` and `limbeck.label`; a teacher that is only a store.
     """
     say = say if PartialState().is_main_process else _silent
+    if PartialState().is_main_process:
+        claim(folder, recipe)
     data = open_data(recipe, say)
     session = Session(recipe, data, folder, trust_code, say)
     view, mixing = build_augmentation(recipe.data.augment, data.train.preprocessing.size[0], "data.augment")

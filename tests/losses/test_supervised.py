@@ -104,3 +104,18 @@ def test_mistakes_in_settings_are_named() -> None:
         SupervisedBCE(pos_weight=[1.0, -2.0])
     with pytest.raises(LimbeckError, match="label_smoothing: expected a number from 0 to 1"):
         Supervised(label_smoothing=1.5)
+
+
+def test_probabilities_as_labels_against_torch() -> None:
+    """Mixed labels that are taken for one class, or unlabelled rows that teach."""
+    torch.manual_seed(0)
+    logits = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([[0.3, 0.7, 0.0], [0.0, 0.0, 1.0], [-1.0, -1.0, -1.0], [0.5, 0.25, 0.25]])
+    values = cross_entropy(logits, targets)
+    expected = -(targets.double() * logits.log_softmax(-1)).sum(-1)
+    expected = torch.where(targets[:, 0] >= 0, expected, 0.0)
+    torch.testing.assert_close(values, expected)
+    mine, theirs = (torch.autograd.grad(each.sum(), logits, retain_graph=True)[0] for each in (values, expected))
+    torch.testing.assert_close(mine, theirs)
+    with pytest.raises(LimbeckError, match="probabilities that add up to 1"):
+        cross_entropy(logits, torch.ones(4, 3))

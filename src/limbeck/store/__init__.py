@@ -13,7 +13,7 @@ from limbeck.store.codecs import (
     TopKLogits,
     codec_of,
 )
-from limbeck.store.manifest import Manifest, Plan, SignalPlan, ViewPlan, difference
+from limbeck.store.manifest import Manifest, Plan, SignalPlan, ViewPlan
 from limbeck.store.reader import LabelStore
 from limbeck.store.writer import Records, StoreWriter
 
@@ -34,5 +34,4 @@ __all__ = [
     "TopKLogits",
     "ViewPlan",
     "codec_of",
-    "difference",
 ]

@@ -172,19 +172,3 @@ class Manifest:
 def checksum(content: Any) -> str:
     """SHA-256 of a JSON value, in one spelling."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
-def difference(old: Any, new: Any, path: str = "") -> str:
-    """The first difference between two JSON values, `key: old there, new now`; empty where there is none."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in [*new, *(key for key in old if key not in new)]:
-            found = difference(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
-            if found:
-                return found
-        return ""
-    return "" if old == new else f"{path}: {_short(old)} there, {_short(new)} now"
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:59] + "…"

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from limbeck.checks import LimbeckError
-from limbeck.files import read_json, write_json
+from limbeck.files import difference, read_json, write_json
 from limbeck.store.codecs import Columns
-from limbeck.store.manifest import MANIFEST, PLAN, FileEntry, Manifest, Plan, difference
+from limbeck.store.manifest import MANIFEST, PLAN, FileEntry, Manifest, Plan
 from limbeck.store.shards import verified, write_shard
 
 CONSTANTS = "constants.safetensors"

@@ -1,0 +1,58 @@
+"""Names made from content: the same for the same, and for nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from limbeck.content import content_ids
+
+KNOWN = -232988528076931172
+"""Computed in Python's own integers: SplitMix64 of (SplitMix64 of the multilinear sum, plus the length)."""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.uint8, torch.int64, torch.bool])
+def test_one_name_a_sample(dtype: torch.dtype) -> None:
+    """Two samples with one name, or one sample with two."""
+    values = torch.randint(0, 2 if dtype is torch.bool else 100, (500, 3, 7)).to(dtype)
+    values[7] = values[3]
+    ids = content_ids(values)
+    distinct = len({tuple(row.flatten().tolist()) for row in values})
+    assert len(ids.unique()) == distinct
+    order = torch.randperm(500)
+    assert torch.equal(content_ids(values[order]), ids[order])
+    assert torch.equal(content_ids(values.to(memory_format=torch.contiguous_format)), ids)
+    assert torch.equal(content_ids(values[:1]), ids[:1])
+
+
+def test_every_value_and_its_place_count() -> None:
+    """A name that does not notice one bit, a swap, or a zero more."""
+    values = torch.randn(1, 64)
+    ids = {int(content_ids(values))}
+    for at in range(64):
+        changed = values.clone()
+        changed[0, at] += 1e-6 * changed[0, at].abs() + 1e-30
+        swapped = values.clone()
+        swapped[0, [at, at - 1]] = values[0, [at - 1, at]]
+        ids |= {int(content_ids(changed)), int(content_ids(swapped))}
+    assert len(ids) == 129
+    assert len({int(content_ids(torch.zeros(1, length))) for length in range(1, 40)}) == 39
+
+
+def test_padding_is_not_content() -> None:
+    """A text with another name in a longer batch, or padded on the left."""
+    text = torch.tensor([5, 9, 0, 3])
+    names = set()
+    for length, start in ((4, 0), (9, 0), (9, 5), (9, 2)):
+        ids, mask = torch.full((2, length), 7), torch.zeros(2, length, dtype=torch.bool)
+        ids[0, start : start + 4], mask[0, start : start + 4] = text, True
+        mask[1] = True
+        names.add(int(content_ids(ids, mask)[0]))
+    assert len(names) == 1
+    assert names == {int(content_ids(text[None]))}
+    assert names != {int(content_ids(text[None, :3]))}
+
+
+def test_the_numbers_do_not_change() -> None:
+    """Stores of last year, whose names nobody finds any more."""
+    assert content_ids(torch.tensor([[1, 2, 3]])).tolist() == [KNOWN]
