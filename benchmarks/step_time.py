@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.jobs import JOBS, Job, Rows
-from benchmarks.measure import interleaved, machine, ratio, timed, write
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
 import limbeck
+from benchmarks.jobs import JOBS, Job, Rows
+from benchmarks.measure import interleaved, machine, ratio, timed, write
 from limbeck import Distiller, DistillTrainer, Live, Stored
 
 
