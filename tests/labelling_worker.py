@@ -1,4 +1,7 @@
-"""A labelling that tests start as a process of its own, to kill it or to run it on two processes."""
+"""A labelling that tests start as a process of its own, to kill it or to run it on two processes.
+
+At the end it prints how many samples its teacher saw.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,11 @@ class Slow(nn.Module):
         torch.manual_seed(0)
         self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
         self.seconds = seconds
+        self.seen = 0
 
     def forward(self, inputs: Tensor) -> Tensor:
         time.sleep(self.seconds)
+        self.seen += len(inputs)
         logits: Tensor = self.net(inputs)
         return logits
 
@@ -39,7 +44,9 @@ def main() -> None:
     torch.set_num_threads(1)
     train = load("digits").train.with_view(Crop(1), seed=3, count=2)
     codec = DenseLogits() if options.codec == "dense" else SampledLogits()
-    label(Slow(options.seconds), train, options.folder, signals={"logits": codec}, batch_size=8, name="slow")
+    teacher = Slow(options.seconds)
+    label(teacher, train, options.folder, signals={"logits": codec}, batch_size=8, name="slow")
+    print("saw", teacher.seen)
 
 
 if __name__ == "__main__":

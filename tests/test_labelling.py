@@ -37,7 +37,7 @@ def run(folder: Path, *options: str, processes: int = 1) -> subprocess.Popen[byt
         [] if processes == 1 else ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone"]
     )
     command = [sys.executable, *launcher, str(WORKER), str(folder), *options]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment())
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
 
 
 def environment() -> dict[str, str]:
@@ -46,9 +46,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def done(process: subprocess.Popen[bytes]) -> None:
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors.decode()[-2000:]
+def done(process: subprocess.Popen[bytes]) -> list[int]:
+    """How many samples the teacher of each process saw."""
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors.decode()[:4000]
+    return [int(line.split()[1]) for line in output.decode().splitlines() if line.startswith("saw ")]
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +84,13 @@ def test_killed_at_five_moments_gives_the_same_bytes(uninterrupted: Path, tmp_pa
 
 
 def test_two_processes_write_the_store_of_one(uninterrupted: Path, tmp_path: Path) -> None:
-    """A store that depends on how many worked on it."""
-    done(run(tmp_path / "store", "--codec=sampled", processes=2))
+    """A store that depends on how many worked on it; processes that do not know of each other and all do it all."""
+    saw = done(run(tmp_path / "store", "--codec=sampled", processes=2))
+    total = LabelStore.open(uninterrupted).manifest.records
+    first_batch = 8  # each looks at it to know the shapes
+    assert len(saw) == 2
+    assert sum(saw) == total + 2 * first_batch
+    assert min(saw) > total / 3
     assert files(tmp_path / "store") == files(uninterrupted)
 
 

@@ -63,16 +63,15 @@ def run(
 
 def _run(source: str, changes: list[str], folder: Path | None, *, trust_code: bool) -> None:
     with _clear_errors():
-        from accelerate import PartialState
-
         from limbeck import report
+        from limbeck.processes import processes
         from limbeck.recipe import read_recipe
         from limbeck.run import REPORT, RESULTS, run
 
         recipe = read_recipe(source, changes)
         place = folder or Path("runs") / recipe.name
         results = run(recipe, place, trust_code=trust_code, say=lambda line: console.print(line, highlight=False))
-        if PartialState().is_main_process:
+        if processes().is_main_process:
             console.print(report.terminal_table(results))
             for sentence in report.verdict(results):
                 console.print(sentence, highlight=False)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from tqdm import tqdm
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from limbeck.checks import LimbeckError
 from limbeck.content import content_ids
 from limbeck.models.heads import is_causal_lm
+from limbeck.processes import processes
 from limbeck.sources import ImageSet, as_training_data
 from limbeck.store import (
     Codec,
@@ -79,7 +79,7 @@ def label(
     taught.require(set(wanted))
     taught.give_heads(not isinstance(wanted.get("logits"), DenseLogits) and "logits" in wanted)
     passes, collate = _passes(data, collate)
-    state = PartialState()
+    state = processes()
     encoder = _Encoder(taught, wanted, seed, state.device)
     first = encoder.encoded(collate(_first(passes[0], batch_size)))
     records_each = _per_shard(first, batch_size)
@@ -229,7 +229,7 @@ def _write(
 ) -> int:  # fmt: skip
     """Makes and writes this process's shards; how many samples that were."""
     total = sum(shard.stop - shard.start for _, shard in shards)
-    silent = None if PartialState().is_main_process else True
+    silent = None if processes().is_main_process else True
     bar = tqdm(total=total, desc="labelling", unit=" samples", disable=silent, leave=False)
     for at, each in enumerate(passes):
         here = [(number, shard) for number, shard in shards if shard.at == at]

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from torch import nn
 
 from limbeck import report
@@ -18,6 +17,7 @@ from limbeck.compare import Candidate, alone_terms, claims, measure, setting_nam
 from limbeck.distiller import Distiller
 from limbeck.files import read_json, staged_folder
 from limbeck.models import load
+from limbeck.processes import processes
 from limbeck.recipe import Recipe, build_terms
 from limbeck.results import Results
 from limbeck.session import RECORD, Say, Session, claim, open_data, open_teacher, training_split, validation_accuracy
@@ -35,7 +35,7 @@ def run(recipe: Recipe, folder: Path, *, trust_code: bool = False, say: Say = pr
     Raises:
         LimbeckError: the folder holds a run of another recipe, or the recipe cannot be run (data, models, classes).
     """
-    state = PartialState()
+    state = processes()
     main = state.is_main_process
     say = say if main else _silent
     if main:

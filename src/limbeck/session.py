@@ -10,7 +10,6 @@ from pathlib import Path
 import timm
 import torch
 import yaml
-from accelerate import PartialState
 from torch import Tensor, nn
 
 from limbeck.checks import LimbeckError
@@ -19,6 +18,7 @@ from limbeck.files import difference, read_json, staged_folder, write_json, writ
 from limbeck.labelling import plain_preprocessing
 from limbeck.models import ModelSpec, build, load, read_card, save
 from limbeck.models.saved import is_saved
+from limbeck.processes import processes
 from limbeck.recipe import ModelRecipe, Recipe, TeacherRecipe, build_augmentation, expected_preprocessing
 from limbeck.sources import Data, ImageSet
 from limbeck.sources import load as load_data
@@ -77,7 +77,7 @@ class Session:
 
     def keep(self, unit: str, place: Path, wanted: ModelRecipe, trained: Trained, label: str) -> None:
         """Writes a finished training, models and record, whole or not at all; then its checkpoints can go."""
-        if PartialState().is_main_process:
+        if processes().is_main_process:
             with staged_folder(place) as staging:
                 self._save(staging / "last", wanted, trained, label)
                 if trained.selected is not None:
@@ -89,7 +89,7 @@ class Session:
             accuracy = validation_accuracy(trained.history)
             reached = f"validation accuracy {100 * accuracy:.2f} % " if accuracy is not None else ""
             self.say(f"{label}: {reached}in {trained.seconds:.1f} s")
-        PartialState().wait_for_everyone()
+        processes().wait_for_everyone()
 
     def _save(self, place: Path, wanted: ModelRecipe, trained: Trained, label: str) -> None:
         save(

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import Tensor
 
 from limbeck.checks import LimbeckError
 from limbeck.content import content_ids
 from limbeck.labelling import label
 from limbeck.losses import kd
+from limbeck.processes import processes
 from limbeck.recipe import Recipe, build_augmentation, build_codecs
 from limbeck.session import RECORD, Session, claim, open_data, open_live
 from limbeck.store import LabelStore
@@ -37,8 +37,8 @@ def label_recipe(
     Raises:
         LimbeckError: as `limbeck.run.run` and `limbeck.label`; a teacher that is only a store.
     """
-    say = say if PartialState().is_main_process else _silent
-    if PartialState().is_main_process:
+    say = say if processes().is_main_process else _silent
+    if processes().is_main_process:
         claim(folder, recipe)
     data = open_data(recipe, say)
     session = Session(recipe, data, folder, trust_code, say)

@@ -25,6 +25,7 @@ from limbeck.checks import LimbeckError
 from limbeck.distiller import Distiller
 from limbeck.files import staged_file
 from limbeck.metrics import PeakMemory
+from limbeck.processes import on_cpu, processes
 from limbeck.shortcuts import SHORTCUTS, Shortcut
 from limbeck.sources import as_training_data
 from limbeck.trainer import DistillTrainer, last_checkpoint
@@ -185,7 +186,7 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 def _arguments(config: TrainConfig, samples: int, folder: Path, seed: int) -> tuple[TrainingArguments, int]:
-    world = max(int(torch.distributed.get_world_size()) if torch.distributed.is_initialized() else 1, 1)
+    world = processes().num_processes
     if config.batch_size % (world * config.accumulate):
         raise LimbeckError(
             f"train.batch_size {config.batch_size} cannot be spread over {world} processes "
@@ -204,6 +205,7 @@ def _arguments(config: TrainConfig, samples: int, folder: Path, seed: int) -> tu
         dataloader_drop_last=True,
         dataloader_num_workers=config.workers,
         dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=on_cpu(),
         max_grad_norm=config.clip,
         bf16=config.precision == "bf16",
         fp16=config.precision == "fp16",
