@@ -18,8 +18,9 @@ from limbeck.losses.sparse import sparse_divergence
 from limbeck.losses.supervised import Supervised
 from limbeck.types import LinearHead, Sampled, Target, TopK
 
-CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 512 << 20}
-"""The size of a chunk's logits: large enough for fast products, small enough to be read again from the cache."""
+CHUNK_BYTES = {"cpu": 256 << 20, "cuda": 2048 << 20}
+"""What all buffers of a chunk may take together: products with few rows are slow, and each chunk reads the head and its
+gradient once more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +60,7 @@ def fused_losses(
         terms: each with a loss that `serves_fused`.
         padded_vocabulary: lets teacher and student differ in the size of the vocabulary: entries beyond the smaller one
             are padding, which divergences leave out on both sides.
-        chunk: items at a time; by default about 64 MB of logits on a processor, 512 MB on a GPU.
+        chunk: items at a time; by default as many as have room in 256 MB on a processor, in 2 GB on a GPU.
 
     Returns:
         The total, a scalar with its graph (0 where there are no items), and for each term its values (items,), without
@@ -157,8 +158,7 @@ def _pass(
     precise = torch.float64 if source.dtype is torch.float64 else torch.float32
     hidden = source if weight is None else source.to(product)
     head = None if weight is None else weight.to(product)
-    size = work.chunk or max(16, CHUNK_BYTES.get(device.type, CHUNK_BYTES["cuda"]) // (4 * work.vocabulary))
-    size = max(1, min(size, items))
+    size = work.chunk or _chunk_size(items, work, precise, device)
     work.values = [torch.zeros(items, dtype=precise, device=device) for _ in work.terms]
     grad_source = torch.empty_like(source) if wanted[0] else None
     grad_weight = None if weight is None or not wanted[1] else torch.zeros(weight.shape, dtype=precise, device=device)
@@ -201,6 +201,17 @@ def _pass(
         None if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
     )
     return total, cast
+
+
+def _chunk_size(items: int, work: _Work, dtype: torch.dtype, device: torch.device) -> int:
+    """How many items have room at a time; the chunks are of equal size, as a small last one would be slow."""
+    dense = sum(isinstance(term.target, Tensor | LinearHead) for term in work.terms)
+    bent = work.softcap is not None or len({getattr(term.loss, "temperature", 1.0) for term in work.terms}) > 1
+    buffers = (4 if dense else 1) + bent
+    room = CHUNK_BYTES.get(device.type, CHUNK_BYTES["cuda"])
+    most = max(16, room // (buffers * dtype.itemsize * work.vocabulary))
+    chunks = max(1, -(-items // most))
+    return max(1, -(-items // chunks))
 
 
 class _Room:
