@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from limbeck.checks import LimbeckError
 from limbeck.losses import KD, FeatureMSE, Supervised
-from limbeck.objective import Objective, Term, labelled
+from limbeck.objective import Objective, labelled
+from limbeck.terms import Term
 from limbeck.types import Signal
 
 

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from limbeck.distiller import Distiller
     from limbeck.labelling import label
     from limbeck.models import load, save
-    from limbeck.objective import Term
     from limbeck.results import Results, Row
     from limbeck.store import LabelStore
     from limbeck.teachers import Ema, Ensemble, Live, Onnx, Stored, Teacher
+    from limbeck.terms import Schedule, Term
     from limbeck.trainer import DistillTrainer
     from limbeck.training import TrainConfig, train
 
@@ -39,7 +39,8 @@ _HOMES = {
     "Row": "results",
     "Stored": "teachers",
     "Teacher": "teachers",
-    "Term": "objective",
+    "Schedule": "terms",
+    "Term": "terms",
     "TrainConfig": "training",
     "distill": "api",
     "label": "labelling",
@@ -60,6 +61,7 @@ __all__ = [
     "Onnx",
     "Results",
     "Row",
+    "Schedule",
     "Stored",
     "Teacher",
     "Term",

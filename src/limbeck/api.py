@@ -19,11 +19,11 @@ from limbeck.checks import LimbeckError
 from limbeck.compare import Candidate, alone_terms, candidates_of, claims, measure, versions
 from limbeck.distiller import Distiller
 from limbeck.models import as_module, save
-from limbeck.objective import Term, default_terms
 from limbeck.results import Results, Row
 from limbeck.sources import ImageSet, as_training_data
 from limbeck.tasks import IMAGE_CLASSIFICATION
 from limbeck.teachers import TeacherLike, as_teacher
+from limbeck.terms import Term, default_terms
 from limbeck.training import TrainConfig, train
 
 

@@ -19,11 +19,11 @@ from limbeck.files import write_json
 from limbeck.losses import Supervised
 from limbeck.metrics import paired, size_of
 from limbeck.models import forward_of
-from limbeck.objective import Term
 from limbeck.results import Claim, Row
 from limbeck.sources import ImageSet, collate_samples
 from limbeck.tasks import ImageClassification
 from limbeck.teachers import Live, Teacher
+from limbeck.terms import Term
 from limbeck.training import Trained
 
 CLAIMED = ("accuracy", "macro_f1", "nll")

@@ -19,11 +19,12 @@ from limbeck.models.layout import (
     contiguous_batch,
     refuses_channels_last,
 )
-from limbeck.objective import Objective, Term, default_terms
+from limbeck.objective import Context, Objective, taken
 from limbeck.projectors import projector_between
 from limbeck.shortcuts import SHORTCUTS, known_shortcuts
 from limbeck.taps import SignalReader
 from limbeck.teachers import Teacher, TeacherLike, as_teacher
+from limbeck.terms import LOGITS, Term, default_terms, settled
 from limbeck.tokens import TokenPlan
 from limbeck.types import Batch, Output, Signal
 
@@ -79,11 +80,13 @@ class Distiller(nn.Module):
                 raise LimbeckError(
                     "teacher and student are one object, so the teacher would learn; pass copy.deepcopy(model)"
                 )
-            self.teacher.require({term.teacher for term in taught})
+            self.teacher.require({name or LOGITS for term in taught for name in term.teacher_names})
             for term in taught:
-                if why := self.teacher.refuses(term.teacher, term.loss):
-                    raise LimbeckError(f"term {term.name or term.loss.name}: {why}")
-        self._read = SignalReader(self.student, {term.student for term in terms}, "student")
+                for name in term.teacher_names:
+                    if why := self.teacher.refuses(name or LOGITS, term.loss):
+                        raise LimbeckError(f"{term.title}: {why}")
+        wanted = {name for term in terms for name in (*term.student_names, *(term.teacher_names if term.own else ()))}
+        self._read = SignalReader(self.student, {name or LOGITS for name in wanted}, "student")
         self._causal = is_causal_lm(self.student)
         self._heads = self._heads_serve(terms)
         self._channels_last = "channels-last" in self.shortcuts and channels_last_model(self.student)
@@ -101,13 +104,27 @@ class Distiller(nn.Module):
         # `alone` keeps a teacher out of the step, not only out of the loss.
         taught = self.teacher(batch) if self.teacher is not None and self.objective.uses_teacher else None
         logits, labels = signal.tensors.get("logits"), batch.get("labels")
+        context = Context(batch, signal, taught)
         plan = self._plan(batch)
         if plan is not None:
             self._learn_tokens(plan, signal)
             signal, labels = plan.apply(signal), plan.labels
             taught = plan.apply(taught) if taught is not None else None
-        loss, terms = self.objective(signal, taught, labels, denominators, padded_vocabulary=self._causal)
+        loss, terms = self.objective(
+            signal, taught, labels, denominators, padded_vocabulary=self._causal, context=context
+        )
         return Output(loss, logits, terms)
+
+    def progress(self, epoch: float, share: float) -> None:
+        """Brings schedules to a point of the training: epochs, and the share (0 to 1) of all steps, that are over.
+        DistillTrainer calls it before every step; a loop of your own with scheduled terms must."""
+        self.objective.progress(epoch, share)
+
+    def prepare(self, ids: Tensor) -> None:
+        """Tells losses that keep something of each sample the ids of all training samples, (samples,) int64.
+        DistillTrainer calls it before training; a loop of your own with such a loss must."""
+        for term in self.objective.terms:
+            term.loss.prepare(ids)
 
     def train(self, mode: bool = True) -> Distiller:
         """As of any module; nothing is walked through where student and objective are in the mode already, which
@@ -120,18 +137,18 @@ class Distiller(nn.Module):
         """How many items each term averages over in a batch, (terms,) float32: samples, or tokens that count."""
         plan = self._plan(batch)
         if plan is None:
-            return self.objective.counts(batch.get("labels"), len(next(iter(batch.values()))))
+            return self.objective.counts(batch.get("labels"), len(next(iter(batch.values()))), batch)
         if self._token_signals is None:
             self._learn_tokens(plan, self._dry_run(batch)[0])
         assert self._token_signals is not None
-        samples = self.objective.counts(plan.labels, plan.next_count if self._causal else plan.shape[0])
+        samples = self.objective.counts(plan.labels, plan.next_count if self._causal else plan.shape[0], batch)
+        texts = torch.as_tensor(plan.shape[0], device=samples.device).float()
         tokens = torch.as_tensor(plan.valid_count, device=samples.device).float()
-        return torch.stack(
-            [
-                tokens if term.student in self._token_signals and term.student != "logits" else samples[index]
-                for index, term in enumerate(self.objective.terms)
-            ]
-        )
+        counts = []
+        for index, term in enumerate(self.objective.terms):
+            each_token = term.student_names[0] in self._token_signals and not term.on_logits
+            counts.append(texts if term.loss.structured else tokens if each_token else samples[index])
+        return torch.stack(counts)
 
     def student_signal(self, batch: Batch) -> Signal:
         """What the student alone gives for a batch: its logits and the signals that terms ask of it."""
@@ -139,8 +156,8 @@ class Distiller(nn.Module):
 
     def _heads_serve(self, terms: Sequence[Term]) -> bool:
         """Whether all terms on the student's logits can be computed from its head."""
-        on_logits = [term for term in terms if term.student == "logits"]
-        fits = all(term.projector is None and serves_fused(term.loss) for term in on_logits)
+        on_logits = [term for term in terms if {"", LOGITS} & {*term.student_names}]
+        fits = all(term.on_logits and not term.own and serves_fused(term.loss) for term in on_logits)
         return "linear-head" in self.shortcuts and self._read.has_head and bool(on_logits) and fits
 
     def _student(self, batch: Batch) -> Signal:
@@ -174,17 +191,26 @@ class Distiller(nn.Module):
         example = {name: tensor.to(device) for name, tensor in example.items()}
         student, taught = self._dry_run(example)
         plan, labels = self._plan(example), example.get("labels")
+        context = Context(example, student, taught)
         if plan is not None:
             self._learn_tokens(plan, student)
             student, labels = plan.apply(student), plan.labels
             taught = plan.apply(taught) if taught is not None else None
         built = []
-        for term in terms:
-            if term.uses_teacher and taught is not None and term.projector is None and term.student != "logits":
-                what = f"term {term.name or term.loss.name}"
-                projector = projector_between(student[term.student], taught[term.teacher], what)
-                term = replace(term, projector=projector.to(device) if projector is not None else None)
+        for term in settled(terms):
+            mine, theirs = (context.student, context.teacher) if term.loss.structured else (student, taught)
+            assert mine is not None
+            source = mine if term.own else theirs
+            if term.on_logits or source is None or not term.teacher_names:
+                term.loss.build(taken(mine, term.student), None)
+            else:
+                here, there = taken(mine, term.student), taken(source, term.teacher)
+                if term.loss.aligned and term.projector is None:
+                    projector = projector_between(here, there, term.title)
+                    term = replace(term, projector=projector.to(device) if projector is not None else None)
+                term.loss.build(here, there)
+            term.loss.to(device)
             built.append(term)
         with torch.no_grad():
-            Objective(built)(student, taught, labels, padded_vocabulary=self._causal)
+            Objective(built)(student, taught, labels, padded_vocabulary=self._causal, context=context)
         return built

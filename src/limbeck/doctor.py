@@ -20,6 +20,7 @@ from limbeck.session import RECORD, Session, open_data, open_teacher, training_s
 from limbeck.sources import Data, ImageSet, describe
 from limbeck.tasks import TASKS
 from limbeck.teachers import Live, Teacher, as_teacher
+from limbeck.terms import peak_weight
 from limbeck.types import UNLABELLED
 
 SAMPLE = 512
@@ -195,7 +196,7 @@ def _step(session: Session, student: nn.Module, teacher: Teacher, *, guessed: bo
         )
     parameters = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
     for term in distiller.objective.terms:
-        yield _term(distiller, batch, parameters, term.name, term.weight, guessed=guessed)
+        yield _term(distiller, batch, parameters, term.name, peak_weight(term), guessed=guessed)
     seconds, memory = _timed(distiller, batch, parameters)
     steps = recipe.train.steps or round(recipe.train.epochs * max(1, len(split) // recipe.train.batch_size))
     trainings = recipe.seeds * len(recipe.variants())

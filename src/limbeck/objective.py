@@ -3,43 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError
-from limbeck.losses import KD, Loss, Supervised
 from limbeck.losses.fused import FusedTerm, fused_losses, serves_fused
 from limbeck.losses.together import JointTerm, joint_losses, serves_joint
-from limbeck.types import UNLABELLED, LinearHead, Signal, Target
+from limbeck.terms import LOGITS, Names, Schedule, Term, settled
+from limbeck.types import UNLABELLED, Batch, LinearHead, Signal
+
+LABELS = "labels"
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
-    """One weighted loss between the student's signal and the teacher's, or the labels.
+@dataclass(frozen=True, slots=True, eq=False)
+class Context:
+    """What some terms need of a batch beside its signals: the batch itself, and of texts the signals with all their
+    tokens in place."""
 
-    `student` and `teacher` name signals: `logits`, or the path of a module to tap. `projector` maps the student's
-    signal to the teacher's shape and is trained with the student. `name` is what logs call the term; left empty, it
-    is the loss's.
-    """
-
-    loss: Loss
-    weight: float = 1.0
-    student: str = "logits"
-    teacher: str = "logits"
-    projector: nn.Module | None = None
-    name: str = ""
-
-    @property
-    def uses_teacher(self) -> bool:
-        """Whether the term compares with a teacher."""
-        return "teacher" in self.loss.inputs
-
-
-def default_terms(temperature: float = 4.0) -> list[Term]:
-    """Hinton's recipe with the weights that papers use: 0.1 of the labels, 0.9 of the teacher at temperature 4."""
-    return [Term(Supervised(), weight=0.1), Term(KD(temperature=temperature), weight=0.9)]
+    batch: Batch = field(default_factory=dict)
+    student: Signal | None = None
+    teacher: Signal | None = None
 
 
 def labelled(labels: Tensor) -> Tensor:
@@ -59,9 +44,8 @@ class Objective(nn.Module):
     def __init__(self, terms: Sequence[Term], *, joint: bool = True) -> None:
         super().__init__()
         self._joint = joint
-        if not terms:
-            raise LimbeckError("the objective has no terms; give at least one, such as Term(Supervised())")
-        self.terms = tuple(_named(terms))
+        self.terms = tuple(settled(terms))
+        self.weights = [term.starting_weight() for term in self.terms]
         self.losses = nn.ModuleList(term.loss for term in self.terms)
         self.projectors = nn.ModuleDict(
             {term.name.replace(".", "_"): term.projector for term in self.terms if term.projector is not None}
@@ -72,12 +56,23 @@ class Objective(nn.Module):
         """Whether any term compares with a teacher."""
         return any(term.uses_teacher for term in self.terms)
 
-    def counts(self, labels: Tensor | None, items: int | Tensor) -> Tensor:
+    def progress(self, epoch: float, share: float) -> None:
+        """Brings weights and losses to a point of the training: epochs, and the share (0 to 1), that are over."""
+        for index, term in enumerate(self.terms):
+            if isinstance(term.weight, Schedule):
+                self.weights[index] = term.weight.at(epoch, share)
+            term.loss.progress(epoch, share)
+
+    def counts(self, labels: Tensor | None, items: int | Tensor, batch: Batch | None = None) -> Tensor:
         """How many items each term averages over in a batch, as float32 of shape (terms,), on the labels' device."""
         device = labels.device if labels is not None else None
         everything = torch.as_tensor(items, device=device).float()
         known = labelled(labels).sum().float() if labels is not None else everything
-        return torch.stack([known if term.loss.skips_unlabelled else everything for term in self.terms])
+        found = []
+        for term in self.terms:
+            own = known if term.labels == LABELS else labelled((batch or {})[term.labels]).sum().float()
+            found.append(own if term.loss.skips_unlabelled else everything)
+        return torch.stack(found)
 
     def forward(
         self,
@@ -87,6 +82,7 @@ class Objective(nn.Module):
         denominators: Tensor | None = None,
         *,
         padded_vocabulary: bool = False,
+        context: Context | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to minimise, and each term's mean before its weight.
 
@@ -100,8 +96,8 @@ class Objective(nn.Module):
         together = [
             index
             for index, term in enumerate(self.terms)
-            if term.student in student.targets
-            or (padded_vocabulary and term.student == "logits" and term.projector is None and serves_fused(term.loss))
+            if any(name in student.targets for name in term.student_names)
+            or (padded_vocabulary and term.on_logits and not term.own and serves_fused(term.loss))
         ]
         if together:
             total, means = self._fused(together, student, teacher, labels, denominators, padded_vocabulary)
@@ -112,9 +108,11 @@ class Objective(nn.Module):
         for index, term in enumerate(self.terms):
             if index in together:
                 continue
-            mean = self.value(index, student, teacher, labels, None if denominators is None else denominators[index])
+            count = None if denominators is None else denominators[index]
+            mean = self.value(index, student, teacher, labels, count, context=context)
             means[term.name] = mean.detach()
-            weighted = mean if term.weight == 1.0 else mean * term.weight
+            weight = self.weights[index]
+            weighted = mean if weight == 1.0 else mean * weight
             total = weighted if total is None else total + weighted
         assert total is not None
         return total, means
@@ -126,17 +124,29 @@ class Objective(nn.Module):
         teacher: Signal | None,
         labels: Tensor | None,
         denominator: Tensor | None = None,
+        *,
+        context: Context | None = None,
     ) -> Tensor:
         """The mean of one term before its weight, with its graph."""
         term = self.terms[index]
-        prediction = student[term.student]
+        batch = context.batch if context is not None else {}
+        if term.loss.structured and context is not None and context.student is not None:
+            student, teacher = context.student, context.teacher
+        prediction: Any = taken(student, term.student)
         if term.projector is not None:
             prediction = term.projector(prediction)
+        labels = labels if term.labels == LABELS else batch[term.labels]
         where = _where(term, student, labels)
-        given: list[Target | None] = []
+        given: list[Any] = []
         for name in term.loss.inputs:
             if name == "teacher":
-                given.append(teacher.target(term.teacher) if teacher is not None else None)
+                source = Signal({key: each.detach() for key, each in student.items()}) if term.own else teacher
+                given.append(taken(source, term.teacher) if source is not None else None)
+            elif name == "tokens":
+                mask = batch.get("attention_mask")
+                given.append(None if mask is None else mask.bool())
+            elif name == "ids":
+                given.append(batch.get("ids"))
             else:
                 given.append(labels if name == "labels" else where)
         return _mean(term.loss(prediction, *given), where, denominator)
@@ -150,12 +160,14 @@ class Objective(nn.Module):
         if logits is None or logits.dim() != 2 or "logits" in student.masks:
             return parts
         for index, term in enumerate(self.terms):
-            if term.student != "logits" or term.projector is not None:
+            if not term.on_logits or term.own or term.labels != LABELS:
                 continue
-            given = labels if not term.uses_teacher else teacher.target(term.teacher) if teacher is not None else None
+            given: object = labels
+            if term.uses_teacher:
+                given = taken(teacher, term.teacher) if teacher is not None else None
             if isinstance(given, Tensor) and serves_joint(term.loss, given):
                 count = None if denominators is None else denominators[index]
-                parts[index] = JointTerm(term.loss, term.weight, given, count)
+                parts[index] = JointTerm(term.loss, self.weights[index], given, count)
         return parts if len(parts) > 1 else {}
 
     def _fused(
@@ -168,7 +180,7 @@ class Objective(nn.Module):
         padded_vocabulary: bool,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of terms on one set of logits as one node, and their means."""
-        logits = student.target(self.terms[indices[0]].student)
+        logits = student.target(LOGITS)
         assert isinstance(logits, LinearHead | Tensor)
         rows = logits if isinstance(logits, Tensor) else logits.hidden
         shares, parts = [], []
@@ -180,8 +192,8 @@ class Objective(nn.Module):
             parts.append(
                 FusedTerm(
                     term.loss,
-                    share if term.weight == 1.0 else share * term.weight,
-                    teacher.target(term.teacher) if term.uses_teacher and teacher is not None else None,
+                    share if self.weights[index] == 1.0 else share * self.weights[index],
+                    teacher.target(LOGITS) if term.uses_teacher and teacher is not None else None,
                     labels if "labels" in term.loss.inputs else None,
                 )
             )
@@ -193,9 +205,14 @@ class Objective(nn.Module):
         return total, means
 
 
+def taken(signal: Signal, names: Names) -> Any:
+    """A signal in whichever form it came, or a tuple of several."""
+    return signal.target(names) if isinstance(names, str) else tuple(signal[name] for name in names)
+
+
 def _where(term: Term, student: Signal, labels: Tensor | None) -> Tensor | None:
     """Which items of a term count, or None for all."""
-    where = student.masks.get(term.student)
+    where = student.masks.get(term.student_names[0]) if not term.loss.structured else None
     if term.loss.skips_unlabelled and labels is not None:
         known = labelled(labels)
         return known if where is None else where & known
@@ -219,17 +236,3 @@ def _mean(values: Tensor, where: Tensor | None, denominator: Tensor | None) -> T
     summed = torch.where(where, values, 0.0).sum()
     # A share of a count over several processes may be below 1, so a given denominator is taken as it is.
     return summed / (where.sum().clamp(min=1) if denominator is None else denominator)
-
-
-def _named(terms: Sequence[Term]) -> list[Term]:
-    """Gives every term its own name: the loss's, numbered where several share it."""
-    named: list[Term] = []
-    taken: set[str] = set()
-    for term in terms:
-        base = term.name or term.loss.name
-        name, number = base, 2
-        while name in taken:
-            name, number = f"{base}-{number}", number + 1
-        taken.add(name)
-        named.append(replace(term, name=name))
-    return named

@@ -71,7 +71,7 @@ class DistillTrainer(Trainer):
             distiller,
             args,
             data_collator=data_collator or collate_samples,
-            callbacks=[_FollowStudent(), *(callbacks or [])],
+            callbacks=[_TellProgress(), _FollowStudent(), *(callbacks or [])],
             **trainer_options,
         )
         if isinstance(self.train_dataset, _HasEpochs):
@@ -258,6 +258,13 @@ class _SetEpoch(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._dataset.set_epoch(int(state.epoch or 0))
+
+
+class _TellProgress(TrainerCallback):
+    """Tells the Distiller how far the training is, for schedules; a resumed one is told the same."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        kwargs["model"].progress(float(state.epoch or 0.0), state.global_step / max(state.max_steps, 1))
 
 
 class _FollowStudent(TrainerCallback):

@@ -7,7 +7,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-LossInput = Literal["teacher", "labels", "where"]
+LossInput = Literal["teacher", "labels", "where", "ids", "tokens"]
+
+Wants = Literal["logits", "stages", "last-stage", "all-stages", "embedding", "attention", "values"]
 
 
 class Loss(nn.Module):
@@ -15,18 +17,38 @@ class Loss(nn.Module):
 
     `forward(student, *inputs)` receives the named inputs in the order given: `teacher` is the teacher's
     signal (never with gradient), `labels` the batch's labels (or None), `where` a boolean mask (or None) for
-    losses that couple items of a batch and so must not see the masked ones. It gives values of shape (batch,)
-    or (batch, …), one an item; the objective masks, averages and weights what comes back.
+    losses that couple items of a batch and so must not see the masked ones, `ids` the samples' ids (batch,) int64, and
+    `tokens` which tokens of a text are there, (batch, length) boolean (or None). It gives values of shape (batch,)
+    or (batch, …), one an item; the objective masks, averages and weights what comes back. A loss that takes several
+    signals together gets tuples of tensors for `student` and `teacher`.
 
     Attributes:
         name: what recipes and logs call the loss; one of `METHODS`.
         inputs: what `forward` receives after the student's signal; a wrapper has those of what it wraps.
         targets: the forms in which it can take the teacher's logits: dense (Tensor), LinearHead, TopK, Sampled.
         skips_unlabelled: whether an item without a label counts for nothing, rather than as a value of 0.
+        wants: which signals it takes where a term names none: `logits`; `stages` (a term for each pair of stages),
+            `last-stage`, `all-stages` (one term with a tuple of them); `embedding`, the vector before the head;
+            `attention` and `values`, of transformers' last layer.
+        aligned: whether both signals must have one shape, so that a projector is built between features that differ.
+        structured: whether it looks at a text's tokens together, (batch, length, …), rather than at each by itself.
     """
 
     name: str
     inputs: tuple[LossInput, ...] = ("teacher",)
     targets: tuple[type, ...] = (Tensor,)
     skips_unlabelled: bool = False
+    wants: Wants = "logits"
+    aligned: bool = True
+    structured: bool = False
     forward: Callable[..., Tensor]
+
+    def build(self, student: Tensor | tuple[Tensor, ...], teacher: Tensor | tuple[Tensor, ...] | None) -> None:
+        """Makes learned parts for signals of these shapes, on their device; called once, before training. Most losses
+        have none."""
+
+    def progress(self, epoch: float, share: float) -> None:
+        """Told before each step how many epochs, and which share (0 to 1) of the training, are over."""
+
+    def prepare(self, ids: Tensor) -> None:
+        """Told before training the ids of all training samples, (samples,) int64."""

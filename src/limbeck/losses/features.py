@@ -39,6 +39,7 @@ class FeatureMSE(Loss):
     """`feature_mse`."""
 
     name = "feature-mse"
+    wants = "last-stage"
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """(batch,) from features of shape (batch, …)."""

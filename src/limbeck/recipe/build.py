@@ -10,26 +10,40 @@ from torchvision.transforms import v2
 
 from limbeck.checks import LimbeckError, nearest
 from limbeck.losses import METHODS, Loss
-from limbeck.objective import Term
 from limbeck.sources import CutMix, Mixup
 from limbeck.sources.views import PerSample, View, named
 from limbeck.store import Codec, codec_of
+from limbeck.terms import Schedule, Term
+
+WEIGHT_KEYS = ("weight", "warmup", "until", "final")
+"""A term's weight and its schedule."""
+
+TERM_KEYS = (*WEIGHT_KEYS, "student", "teacher", "name", "own", "labels")
+"""What a term may say beside its loss's options."""
 
 
 def build_terms(terms: Sequence[Mapping[str, Any]]) -> list[Term]:
-    """Terms from their mappings: `loss`, `weight`, `student`, `teacher`, `name`, and the loss's own options."""
-    own = ("weight", "student", "teacher", "name")
+    """Terms from their mappings: `loss`, what TERM_KEYS names, and the loss's own options."""
     built = []
     for index, entry in enumerate(terms):
         where = f"terms.{index}"
-        loss = build_loss({key: value for key, value in entry.items() if key not in own}, where)
+        given = {key: value for key, value in entry.items() if key in TERM_KEYS}
+        loss = build_loss({key: value for key, value in entry.items() if key not in TERM_KEYS}, where)
+        numbers = {}
+        for key in WEIGHT_KEYS:
+            if key in given:
+                try:
+                    numbers[key] = float(given.pop(key))
+                except (TypeError, ValueError):
+                    raise LimbeckError(f"{where}.{key}: expected a number, got {entry[key]!r}") from None
+        for key in ("student", "teacher"):
+            if isinstance(given.get(key), list):
+                given[key] = tuple(map(str, given[key]))
         try:
-            given = {key: entry[key] for key in own if key in entry}
-            if "weight" in given:
-                given["weight"] = float(given["weight"])
-            built.append(Term(loss, **given))
-        except (TypeError, ValueError):
-            raise LimbeckError(f"{where}.weight: expected a number, got {entry['weight']!r}") from None
+            weight = Schedule(**numbers) if numbers.keys() - {"weight"} else numbers.get("weight", 1.0)
+        except LimbeckError as error:
+            raise LimbeckError(f"{where}.{error}") from None
+        built.append(Term(loss, weight, **given))
     return built
 
 
@@ -47,7 +61,7 @@ def build_loss(entry: Mapping[str, Any], where: str) -> Loss:
         if key == "loss":
             continue
         if key not in known:
-            raise LimbeckError(f"{where}.{key}: unknown key for loss {name!r}{nearest(key, [*known, 'weight'])}")
+            raise LimbeckError(f"{where}.{key}: unknown key for loss {name!r}{nearest(key, [*known, *TERM_KEYS])}")
         nested = isinstance(value, Mapping) and "loss" in value
         options[key] = build_loss(value, f"{where}.{key}") if nested else _number(value)
     try:

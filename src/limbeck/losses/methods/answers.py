@@ -1,50 +1,17 @@
-"""The table of losses: what each is called, what it needs, where it comes from, what to weigh it with."""
+"""Losses between answers, and against labels."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from limbeck.losses.base import Loss
 from limbeck.losses.decoupled import DKD, NKD
 from limbeck.losses.dist import DIST
 from limbeck.losses.features import FeatureMSE
+from limbeck.losses.methods.method import Method
 from limbeck.losses.multilabel import SigmoidKD
 from limbeck.losses.response import KD, GeneralizedJSD, LogitMSE, ReverseKL, SkewKL, SkewReverseKL
 from limbeck.losses.standardize import Standardized
 from limbeck.losses.supervised import Supervised, SupervisedBCE
 
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """One loss: its entry in `limbeck methods` and docs/methods.md.
-
-    `module` builds with its defaults. `needs` is what a batch must have beside the student's signal. `arxiv`
-    is the paper's arXiv id; empty where it has none. `weight` goes with `supervised_weight` on the labels:
-    the pair that `weights` gives the source of.
-    """
-
-    module: type[Loss]
-    family: str
-    needs: str
-    says: str
-    paper: str
-    arxiv: str
-    weight: float
-    supervised_weight: float
-    weights: str
-
-    @property
-    def name(self) -> str:
-        """What a recipe calls the loss."""
-        return self.module.name
-
-    @property
-    def link(self) -> str:
-        """The paper's page; empty where arXiv has none."""
-        return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else ""
-
-
-METHODS: tuple[Method, ...] = (
+ANSWERS: tuple[Method, ...] = (
     Method(
         module=KD,
         family="response",
