@@ -82,8 +82,8 @@ def built(case: Case, dtype: torch.dtype = torch.float64) -> Loss:
 
 def call(case: Case, loss: Loss, student: Any, teacher: Any, where: Tensor | None = None, **given: Any) -> Tensor:
     inputs: dict[str, Any] = {
-        "teacher": teacher, "labels": labels_of(batch_of(student)), "where": where, "ids": torch.arange(batch_of(student)),
-        "tokens": None, **case.given, **given,
+        "teacher": teacher, "labels": labels_of(batch_of(student)), "where": where,
+        "ids": torch.arange(batch_of(student)), "tokens": None, **case.given, **given,
     }  # fmt: skip
     values = loss(student, *(inputs[name] for name in loss.inputs))
     assert isinstance(values, Tensor)
