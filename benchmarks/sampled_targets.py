@@ -36,8 +36,8 @@ from limbeck.store import Codec, HeadStates, SampledLogits, TopKLogits
 from limbeck.types import Batch, Signal, TopK
 
 VOCABULARY, WINDOW, BATCH = 2048, 128, 16
-DRAWS, K = 15, 7
-"""38 bytes a token for either, before what a record costs."""
+DRAWS, K = 31, 7
+"""39 bytes a token and 38, before what a record costs."""
 
 
 class Renormalised(Stored):

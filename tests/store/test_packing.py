@@ -33,7 +33,7 @@ def test_ascending_ids_come_back(vocabulary: int, k: int) -> None:
     assert torch.equal(unpack_ascending(packed, k, vocabulary), ids)
     assert torch.equal(unpack_ascending({n: c[:0] for n, c in packed.items()}, k, vocabulary), ids[:0])
     size = sum(column.shape[1] for column in packed.values())
-    assert size <= k * (2 + max(0.0, math.log2(vocabulary / k))) / 8 + 2  # two columns, each of whole bytes
+    assert size <= k * (2 + max(0.0, math.log2(vocabulary / k))) / 8 + 1  # whole bytes
 
 
 def test_logarithms_come_back_within_half_a_step() -> None:

@@ -41,34 +41,29 @@ def unpack_ids(packed: dict[str, Tensor], vocabulary: int) -> Tensor:
 
 
 def pack_ascending(ids: Tensor, vocabulary: int) -> dict[str, Tensor]:
-    """Entries (items, k) of a vocabulary that do not descend along a row, in k · (2 + log₂(vocabulary / k)) bits or
-    fewer a row: half of what their numbers take where the vocabulary is small.
+    """Entries (items, k) of a vocabulary that do not descend along a row, as `ids` uint8 (items, …), in k · (2 +
+    log₂(vocabulary / k)) bits or fewer a row: half of what their numbers take where the vocabulary is small.
 
-    `low` uint8 holds the low bits of each; `high` uint8 the bits above, in unary: entry i puts a one at its high part
-    plus i (Elias 1974, "Efficient Storage and Retrieval by Content and Address of Static Files"; Fano 1971).
+    First the bits above in unary (entry i puts a one at its high part plus i), then the low bits of each (Elias 1974,
+    "Efficient Storage and Retrieval by Content and Address of Static Files"; Fano 1971).
     """
     given: NDArray[np.int64] = ids.cpu().numpy()
     items, k = given.shape
     bits, width = _ascending_widths(k, vocabulary)
-    marks = np.zeros((items, width), np.uint8)
-    np.put_along_axis(marks, (given >> bits) + np.arange(k), 1, axis=1)
-    low = (given[..., None] >> np.arange(bits)) & 1
-    packed = {"high": np.packbits(marks, axis=1)}
-    if bits:
-        packed["low"] = np.packbits(low.astype(np.uint8).reshape(items, -1), axis=1)
-    return {name: torch.from_numpy(column) for name, column in packed.items()}
+    row = np.zeros((items, width + k * bits), np.uint8)
+    np.put_along_axis(row, (given >> bits) + np.arange(k), 1, axis=1)
+    row[:, width:] = ((given[..., None] >> np.arange(bits)) & 1).reshape(items, k * bits)
+    return {"ids": torch.from_numpy(np.packbits(row, axis=1))}
 
 
 def unpack_ascending(packed: dict[str, Tensor], k: int, vocabulary: int) -> Tensor:
     """What `pack_ascending` packed, (items, k) int64."""
     bits, width = _ascending_widths(k, vocabulary)
-    marks = np.unpackbits(packed["high"].numpy(), axis=1, count=width)
-    places = np.flatnonzero(marks).reshape(-1, k)
-    ids = places - np.arange(len(places))[:, None] * width - np.arange(k)
-    if bits:
-        low = np.unpackbits(packed["low"].numpy(), axis=1, count=k * bits).reshape(-1, k, bits)
-        ids = (ids << bits) | (low @ (1 << np.arange(bits)))
-    return torch.from_numpy(ids)
+    row = np.unpackbits(packed["ids"].numpy(), axis=1, count=width + k * bits)
+    places = np.flatnonzero(row[:, :width]).reshape(-1, k)
+    high = places - np.arange(len(places))[:, None] * width - np.arange(k)
+    low = row[:, width:].reshape(len(row), k, bits) @ (1 << np.arange(bits))
+    return torch.from_numpy((high << bits) | low)
 
 
 def _ascending_widths(k: int, vocabulary: int) -> tuple[int, int]:
