@@ -176,3 +176,11 @@ def test_expected_preprocessing() -> None:
     assert of(normalize={"mean": [0.1], "std": [0.2]}) == Preprocessing((8, 8), 1, (0.1,), (0.2,))
     with pytest.raises(LimbeckError, match=r"teacher\.normalize: mean and std need 1 or 3 values each, got 3 and 1"):
         of(normalize={"mean": [0.1, 0.1, 0.1], "std": [0.2]})
+
+
+def test_an_override_does_not_follow_an_anchor() -> None:
+    """Five steps for the teacher that become five steps for the students, as both sections are one YAML anchor."""
+    recipe = read_recipe("cifar100-resnet32x4-resnet8x4", ["teacher.train.epochs=5"])
+    assert recipe.teacher[0].train is not None
+    assert recipe.teacher[0].train.epochs == 5
+    assert recipe.train.epochs == 240

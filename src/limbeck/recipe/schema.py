@@ -251,9 +251,16 @@ def _at(data: Mapping[str, Any], path: str) -> Any:
     return place
 
 
+def _apart(value: Any) -> Any:
+    """A copy in which no two places are one object, as YAML anchors make them."""
+    if isinstance(value, Mapping):
+        return {key: _apart(each) for key, each in value.items()}
+    return [_apart(each) for each in value] if isinstance(value, list | tuple) else value
+
+
 def _changed(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of `data` with values at dotted paths replaced; a number in a path indexes a list."""
-    result: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(data)))
+    result: dict[str, Any] = _apart(dict(data))
     for path, value in changes.items():
         *parents, last = path.split(".")
         place: Any = result
