@@ -17,7 +17,8 @@ from typer.testing import CliRunner, Result
 
 import limbeck.models.saved
 from limbeck.checks import LimbeckError
-from limbeck.cli import _one_line, app
+from limbeck.cli import app
+from limbeck.terminal import one_line
 
 TINY = ("train.epochs=1", "teacher.train.epochs=1", "seeds=1", "settings={}")
 
@@ -99,6 +100,63 @@ def test_lists() -> None:
     assert "digits" in call("recipes").stdout
     methods = call("methods").stdout
     assert all(name in methods for name in ("kd", "dkd", "supervised"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (["resnet56", "resnet20"], ["student: layer3, teacher: layer3", "student: fc.input, teacher: fc.input"]),
+        (["torchvision:resnet18", "torchvision:mobilenet_v3_small"], ["student: features.8, teacher: layer3"]),
+        (["timm:vit_tiny_patch16_224", "wrn-16-1"], ["student: layer1, teacher: blocks.3"]),
+        (["dense-teacher", "dense-student"], ['student: "2", teacher: "4"', "no stages"]),
+        (["hf:vit", "resnet8x4", "--size", "64"], ["student: layer2, teacher: vit.layers.7"]),
+        (["hf:bert", "hf:distilbert"], ["student: attention.5, teacher: attention.11", "q_lin, distilbert."]),
+        (["hf:gpt2", "hf:gpt2"], ["student: transformer.h.11, teacher: transformer.h.11"]),
+        (["digits"], ["student: layer2, teacher: layer2"]),
+    ],
+)
+def test_pair_proposes(arguments: list[str], lines: list[str]) -> None:
+    """A pair that a recipe cannot name as it is printed, or a kind of model that is not paired."""
+    result = call("pair", *arguments)
+    assert result.exit_code == 0, (result.stderr, result.exception)
+    assert "projector" in result.stdout
+    for line in lines:
+        assert line in result.stdout
+
+
+def test_pairs_that_are_printed_can_be_named(tmp_path: Path) -> None:
+    """A line of the table in a recipe must pass the doctor, with the projector that the table promised."""
+    said = call("pair", "digits").stdout
+    assert "1×1" in said
+    [line] = [line for line in said.splitlines() if line == "student: layer2, teacher: layer2"]
+    terms = f"terms=[{{loss: supervised}}, {{loss: feature-mse, weight: 1.0, {line}}}]"
+    result = call("doctor", "digits", *TINY, terms, "--folder", tmp_path / "run")
+    assert result.exit_code == 0, result.stderr
+    assert "term feature-mse" in result.stdout
+
+
+def test_pair_reads_saved_models(finished: tuple[Path, Result]) -> None:
+    """A folder that limbeck saved, whose classes, channels and size are its own."""
+    result = call("pair", finished[0] / "teacher" / "last", finished[0] / "student")
+    assert result.exit_code == 0, result.stderr
+    assert "student: layer1, teacher: layer1" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["resnet56", "resnt20"], "unknown model 'resnt20'; did you mean 'resnet20'"),
+        (["resnet56"], "no recipe file or shipped recipe 'resnet56'"),
+        (["hf:bert", "resnet20"], "hf:bert reads texts, the other model images"),
+        (["torchvision:inception_v3", "resnet20"], "does not run on a batch of shape (2, 3, 32, 32)"),
+        (["hf:nobody/nothing-here", "resnet20"], "could not be had"),
+        (["hf:t5", "hf:t5"], "hf:t5 has two stacks"),
+        (["python:math:sqrt", "resnet20"], "--trust-code"),
+    ],
+)
+def test_mistakes_of_pair(arguments: list[str], part: str) -> None:
+    """A traceback where a name, a size or a kind of model is wrong."""
+    assert part in refused("pair", *arguments)
 
 
 def test_doctor_counts_its_warnings(tmp_path: Path) -> None:
@@ -240,4 +298,4 @@ def test_the_message_of_a_loading_process_is_unwrapped() -> None:
     """A worker process wraps an error in its traceback; the user still gets the one line."""
     wrapped = LimbeckError("Caught LimbeckError in DataLoader worker process 0.\nTraceback …\n"
                            "limbeck.checks.LimbeckError: a.png: not a readable image\n")  # fmt: skip
-    assert _one_line(wrapped) == "a.png: not a readable image"
+    assert one_line(wrapped) == "a.png: not a readable image"

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from limbeck.distiller import Distiller
     from limbeck.labelling import label
     from limbeck.models import load, save
+    from limbeck.online import Mutual
     from limbeck.results import Results, Row
     from limbeck.store import LabelStore
-    from limbeck.teachers import Ema, Ensemble, Live, Onnx, Stored, Teacher
+    from limbeck.teachers import Ema, Ensemble, Live, Mapped, Onnx, Several, Stored, Teacher
     from limbeck.terms import Schedule, Term
     from limbeck.trainer import DistillTrainer
     from limbeck.training import TrainConfig, train
@@ -34,9 +35,12 @@ _HOMES = {
     "LabelStore": "store",
     "LimbeckError": "checks",
     "Live": "teachers",
+    "Mapped": "teachers",
+    "Mutual": "online",
     "Onnx": "teachers",
     "Results": "results",
     "Row": "results",
+    "Several": "teachers",
     "Stored": "teachers",
     "Teacher": "teachers",
     "Schedule": "terms",
@@ -58,10 +62,13 @@ __all__ = [
     "LabelStore",
     "LimbeckError",
     "Live",
+    "Mapped",
+    "Mutual",
     "Onnx",
     "Results",
     "Row",
     "Schedule",
+    "Several",
     "Stored",
     "Teacher",
     "Term",

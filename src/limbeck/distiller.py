@@ -8,10 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from limbeck.balance import Balancing, Uncertainty
 from limbeck.checks import LimbeckError
 from limbeck.losses.fused import serves_fused
 from limbeck.models import as_module
-from limbeck.models.forward import evaluating
+from limbeck.models.forward import evaluating, forward_of
 from limbeck.models.heads import is_causal_lm
 from limbeck.models.layout import (
     channels_last_batch,
@@ -20,6 +21,7 @@ from limbeck.models.layout import (
     refuses_channels_last,
 )
 from limbeck.objective import Context, Objective, taken
+from limbeck.pairing import expand
 from limbeck.projectors import projector_between
 from limbeck.shortcuts import SHORTCUTS, known_shortcuts
 from limbeck.taps import SignalReader
@@ -40,8 +42,11 @@ class Distiller(nn.Module):
         teacher: a Teacher, a module, the path of an .onnx file, or a list of those; None trains the student alone.
         objective: the terms; by default 0.1 of the labels and 0.9 of the teacher at temperature 4, or the labels only
             where there is no teacher.
-        example: a batch. With it, a dry forward pass checks every term's shapes and builds the projectors that
-            differing features need.
+        example: a batch. With it, dry forward passes find the taps of terms on features that name none, check every
+            term's shapes and build the projectors that differing features need.
+        balance: how terms are balanced: by their weights as they are (`fixed`), with a factor for each that is learned
+            from its noise (`uncertainty`), or with one that makes the teacher's gradients as long as that of the
+            labels (`gradient`: DistillTrainer measures them; a loop of your own must); see `limbeck.balance`.
         shortcuts: what may be done to make a step faster, with the same values and gradients; see
             `limbeck.shortcuts`. A teacher given as a Teacher has its own.
 
@@ -60,6 +65,7 @@ class Distiller(nn.Module):
         objective: Sequence[Term] | None = None,
         *,
         example: Batch | None = None,
+        balance: Balancing = "fixed",
         shortcuts: Collection[str] = SHORTCUTS,
     ) -> None:
         super().__init__()
@@ -69,6 +75,8 @@ class Distiller(nn.Module):
         terms = default_terms() if objective is None else list(objective)
         if objective is None and teacher is None:
             terms = [term for term in terms if not term.uses_teacher]
+        if example is not None:
+            terms = expand(terms, self.student, self.teacher, example)
         taught = [term for term in terms if term.uses_teacher]
         if taught and self.teacher is None:
             raise LimbeckError(
@@ -86,8 +94,17 @@ class Distiller(nn.Module):
                     if why := self.teacher.refuses(name or LOGITS, term.loss):
                         raise LimbeckError(f"{term.title}: {why}")
         wanted = {name for term in terms for name in (*term.student_names, *(term.teacher_names if term.own else ()))}
-        self._read = SignalReader(self.student, {name or LOGITS for name in wanted}, "student")
+        wanted = {name or LOGITS for name in wanted}
+        if example is not None:
+            example = self._moved(example)
+            wanted -= self._given(wanted, example)
+        self._read = SignalReader(self.student, wanted, "student")
         self._causal = is_causal_lm(self.student)
+        if self._causal and balance == "gradient":
+            raise LimbeckError(
+                "balance='gradient' cannot tell the terms of a language model apart, whose loss is made in chunks; "
+                "take 'uncertainty' or 'fixed'"
+            )
         self._heads = self._heads_serve(terms)
         self._channels_last = "channels-last" in self.shortcuts and channels_last_model(self.student)
         self._token_signals: set[str] | None = None
@@ -95,25 +112,34 @@ class Distiller(nn.Module):
             self.teacher.give_heads(self._heads)
         if example is not None:
             terms = self._with_projectors(terms, example)
-        self.objective = Objective(terms, joint="joint-loss" in self.shortcuts)
+        self.objective = Objective(terms, joint="joint-loss" in self.shortcuts, balance=balance)
 
     def forward(self, batch: Batch, denominators: Tensor | None = None) -> Output:
         """Loss, logits and terms of a batch; `denominators` as in Objective.forward."""
-        batch = channels_last_batch(batch) if self._channels_last else batch
-        signal = self._student(batch)
-        # `alone` keeps a teacher out of the step, not only out of the loss.
-        taught = self.teacher(batch) if self.teacher is not None and self.objective.uses_teacher else None
-        logits, labels = signal.tensors.get("logits"), batch.get("labels")
-        context = Context(batch, signal, taught)
-        plan = self._plan(batch)
-        if plan is not None:
-            self._learn_tokens(plan, signal)
-            signal, labels = plan.apply(signal), plan.labels
-            taught = plan.apply(taught) if taught is not None else None
+        signal, taught, labels, context = self._compared(batch)
+        assert context.student is not None
+        shares = None
+        if isinstance(self.objective.balance, Uncertainty):
+            counts = self.counts(batch)
+            shares = counts.clamp(max=1) if denominators is None else counts.to(denominators.device) / denominators
         loss, terms = self.objective(
-            signal, taught, labels, denominators, padded_vocabulary=self._causal, context=context
+            signal, taught, labels, denominators, padded_vocabulary=self._causal, context=context, shares=shares
         )
-        return Output(loss, logits, terms)
+        return Output(loss, context.student.tensors.get(LOGITS), terms)
+
+    def term_values(self, batch: Batch, denominators: Tensor | None = None) -> list[Tensor]:
+        """Each term's mean over a batch before its weight, with its graph, so that their gradients can be told apart;
+        not for a language model whose logits are made in chunks. `denominators` as in Objective.forward."""
+        signal, taught, labels, context = self._compared(batch)
+        counts = [None] * len(self.objective.terms) if denominators is None else denominators.unbind()
+        return [
+            self.objective.value(index, signal, taught, labels, count, context=context)
+            for index, count in enumerate(counts)
+        ]
+
+    def learning(self) -> list[nn.Parameter]:
+        """The student's parameters that are trained."""
+        return [parameter for parameter in self.student.parameters() if parameter.requires_grad]
 
     def progress(self, epoch: float, share: float) -> None:
         """Brings schedules to a point of the training: epochs, and the share (0 to 1) of all steps, that are over.
@@ -123,8 +149,15 @@ class Distiller(nn.Module):
     def prepare(self, ids: Tensor) -> None:
         """Tells losses that keep something of each sample the ids of all training samples, (samples,) int64.
         DistillTrainer calls it before training; a loop of your own with such a loss must."""
-        for term in self.objective.terms:
-            term.loss.prepare(ids)
+        for loss in self.objective.every_loss:
+            loss.prepare(ids)
+        # DistributedDataParallel would send the first process's memory of all samples to the others at every step.
+        self._ddp_params_and_buffers_to_ignore = [
+            f"objective.losses.{index}.{name}"
+            for index, term in enumerate(self.objective.terms)
+            if term.loss.needs_ids
+            for name, _ in term.loss.named_buffers()
+        ]
 
     def train(self, mode: bool = True) -> Distiller:
         """As of any module; nothing is walked through where student and objective are in the mode already, which
@@ -160,6 +193,22 @@ class Distiller(nn.Module):
         fits = all(term.on_logits and not term.own and serves_fused(term.loss) for term in on_logits)
         return "linear-head" in self.shortcuts and self._read.has_head and bool(on_logits) and fits
 
+    def _compared(self, batch: Batch) -> tuple[Signal, Signal | None, Tensor | None, Context]:
+        """What terms compare: the student's signals, the teacher's and the labels, at the tokens that count; and those
+        of the whole batch."""
+        batch = channels_last_batch(batch) if self._channels_last else batch
+        signal = self._student(batch)
+        # `alone` keeps a teacher out of the step, not only out of the loss.
+        taught = self.teacher(batch) if self.teacher is not None and self.objective.uses_teacher else None
+        labels = batch.get("labels")
+        context = Context(batch, signal, taught)
+        plan = self._plan(batch)
+        if plan is not None:
+            self._learn_tokens(plan, signal)
+            signal, labels = plan.apply(signal), plan.labels
+            taught = plan.apply(taught) if taught is not None else None
+        return signal, taught, labels, context
+
     def _student(self, batch: Batch) -> Signal:
         try:
             return self._read.with_head(batch) if self._heads else self._read(batch)
@@ -186,9 +235,21 @@ class Distiller(nn.Module):
             student = self._read(batch)
         return student, self.teacher(batch) if self.teacher is not None else None
 
-    def _with_projectors(self, terms: list[Term], example: Batch) -> list[Term]:
+    def _moved(self, example: Batch) -> Batch:
+        """The example where the student is."""
         device = next((parameter.device for parameter in self.student.parameters()), torch.device("cpu"))
-        example = {name: tensor.to(device) for name, tensor in example.items()}
+        return {name: tensor.to(device) for name, tensor in example.items()}
+
+    def _given(self, wanted: set[str], example: Batch) -> set[str]:
+        """Which of the wanted signals are no modules to tap, but entries of the dict that the student gives."""
+        modules = {name for name, _ in self.student.named_modules()}
+        if not wanted - modules - {LOGITS}:
+            return set()
+        with torch.no_grad(), evaluating(self.student):
+            return wanted & set(forward_of(self.student)(example)) - modules - {LOGITS}
+
+    def _with_projectors(self, terms: list[Term], example: Batch) -> list[Term]:
+        device = next(iter(example.values())).device
         student, taught = self._dry_run(example)
         plan, labels = self._plan(example), example.get("labels")
         context = Context(example, student, taught)
@@ -205,12 +266,17 @@ class Distiller(nn.Module):
                 term.loss.build(taken(mine, term.student), None)
             else:
                 here, there = taken(mine, term.student), taken(source, term.teacher)
-                if term.loss.aligned and term.projector is None:
+                # Classes are compared with classes: a map between other numbers of them would hide a mistake.
+                between_features = term.teacher_names[0].rpartition(".")[2] != LOGITS
+                if term.loss.aligned and term.projector is None and between_features:
                     projector = projector_between(here, there, term.title)
                     term = replace(term, projector=projector.to(device) if projector is not None else None)
                 term.loss.build(here, there)
             term.loss.to(device)
             built.append(term)
-        with torch.no_grad():
-            Objective(built)(student, taught, labels, padded_vocabulary=self._causal, context=context)
+        # A loss that keeps something of each sample does not know them yet; none may learn from the example.
+        if tried := [term for term in built if not term.loss.needs_ids]:
+            objective = Objective(tried)
+            with torch.no_grad(), evaluating(objective):
+                objective(student, taught, labels, padded_vocabulary=self._causal, context=context)
         return built

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from limbeck.checks import LimbeckError
 from limbeck.distiller import Distiller
 from limbeck.metrics import size_of
-from limbeck.recipe import Recipe, TeacherRecipe, build_terms
-from limbeck.session import RECORD, Session, open_data, open_teacher, training_split
+from limbeck.recipe import Recipe, build_terms
+from limbeck.session import Session, open_data, preview_teacher, training_split
 from limbeck.sources import Data, ImageSet, describe
 from limbeck.tasks import TASKS
-from limbeck.teachers import Live, Teacher, as_teacher
+from limbeck.teachers import Live, Teacher
 from limbeck.terms import peak_weight
 from limbeck.types import UNLABELLED
 
@@ -46,18 +46,16 @@ def examine(recipe: Recipe, folder: Path, *, trust_code: bool = False) -> list[F
     data = open_data(recipe, lambda _line: None)
     session = Session(recipe, data, folder, trust_code, lambda _line: None)
     findings = list(_data(recipe, data))
-    untrained = _untrained(session)
-    if untrained:
-        text = f"{untrained[0].model} is trained in the run and not there yet; its accuracy is checked after that"
+    taught = preview_teacher(session)
+    teacher = taught.teacher
+    if not taught.ready:
+        text = "trained in the run and not there yet; its accuracy is checked after that"
         findings.append(Finding("note", "teacher", text))
-        # Untrained ones of the right shape give the step its cost and shapes, not its values.
-        teacher = as_teacher([session.build(wanted) for wanted in recipe.teacher])
     else:
-        teacher = open_teacher(session).teacher
         findings += _teaching(recipe, data, teacher)
     student = session.build(recipe.student)
     findings += _capacity(data, teacher, student)
-    findings += _step(session, student, teacher, guessed=bool(untrained))
+    findings += _step(session, student, teacher, guessed=not taught.ready)
     return findings
 
 
@@ -87,19 +85,6 @@ def _data(recipe: Recipe, data: Data) -> Iterator[Finding]:
         f"normalised to mean {mean:.2f}, deviation {std:.2f}" + ("" if centred else "; expected about 0 and 1: check "
         "that the pixels are 0…255 and that mean and std belong to this data"),
     )  # fmt: skip
-
-
-def _untrained(session: Session) -> list[TeacherRecipe]:
-    """The teachers that the run has still to train."""
-    return [
-        wanted
-        for index, wanted in enumerate(session.recipe.teacher)
-        if wanted.train is not None and not (session.folder / _name(session.recipe, index) / RECORD).exists()
-    ]
-
-
-def _name(recipe: Recipe, index: int) -> str:
-    return f"teacher-{index}" if len(recipe.teacher) > 1 else "teacher"
 
 
 def _teaching(recipe: Recipe, data: Data, teacher: Teacher) -> Iterator[Finding]:
@@ -184,11 +169,13 @@ def _step(session: Session, student: nn.Module, teacher: Teacher, *, guessed: bo
     batch = split.__getitems__(_mixed(split, min(recipe.train.batch_size, len(split))))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
+    terms, shortcuts = build_terms(recipe.terms), recipe.train.shortcuts
     distiller = (
-        Distiller(student, teacher, build_terms(recipe.terms), example=batch, shortcuts=recipe.train.shortcuts)
+        Distiller(student, teacher, terms, example=batch, balance=recipe.balance, shortcuts=shortcuts)
         .to(device)
         .train()
     )
+    distiller.prepare(split.ids)
     logits = distiller.student_signal(batch)["logits"]
     if logits.shape[-1] != len(session.data.classes):
         raise LimbeckError(
@@ -213,11 +200,8 @@ def _term(
     distiller: Distiller, batch: dict[str, Tensor], parameters: list[nn.Parameter], name: str, weight: float,
     *, guessed: bool,
 ) -> Finding:  # fmt: skip
-    objective = distiller.objective
-    index = [term.name for term in objective.terms].index(name)
-    signal = distiller.student_signal(batch)
-    taught = distiller.teacher(batch) if distiller.teacher is not None else None
-    value = objective.value(index, signal, taught, batch.get("labels"))
+    index = [term.name for term in distiller.objective.terms].index(name)
+    value = distiller.term_values(batch)[index]
     gradients = torch.autograd.grad(weight * value, parameters, allow_unused=True)
     norm = math.sqrt(sum(float(grad.double().square().sum()) for grad in gradients if grad is not None))
     text = f"value {value.item():.4g}, weight {weight:g}, gradient norm {norm:.3g}"

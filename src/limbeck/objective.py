@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.balance import Balance, Balancing, balance_of
+from limbeck.losses import Loss
 from limbeck.losses.fused import FusedTerm, fused_losses, serves_fused
 from limbeck.losses.together import JointTerm, joint_losses, serves_joint
 from limbeck.terms import LOGITS, Names, Schedule, Term, settled
@@ -39,17 +41,21 @@ class Objective(nn.Module):
     """The sum of terms. Its modules (losses with learned parts, projectors) are trained and saved by the Distiller.
 
     `joint`: terms on the same logits are computed as one node, with the same values and gradients.
+    `balance`: how terms are balanced, see `limbeck.balance`.
     """
 
-    def __init__(self, terms: Sequence[Term], *, joint: bool = True) -> None:
+    def __init__(self, terms: Sequence[Term], *, joint: bool = True, balance: Balancing = "fixed") -> None:
         super().__init__()
-        self._joint = joint
         self.terms = tuple(settled(terms))
         self.weights = [term.starting_weight() for term in self.terms]
         self.losses = nn.ModuleList(term.loss for term in self.terms)
+        # Those that others wrap are told of a training's progress too.
+        self.every_loss = [module for module in self.losses.modules() if isinstance(module, Loss)]
         self.projectors = nn.ModuleDict(
             {term.name.replace(".", "_"): term.projector for term in self.terms if term.projector is not None}
         )
+        self.balance: Balance | None = balance_of(balance, self.terms)
+        self._joint = joint and self.balance is None  # the one node takes its weights as plain numbers
 
     @property
     def uses_teacher(self) -> bool:
@@ -61,7 +67,8 @@ class Objective(nn.Module):
         for index, term in enumerate(self.terms):
             if isinstance(term.weight, Schedule):
                 self.weights[index] = term.weight.at(epoch, share)
-            term.loss.progress(epoch, share)
+        for loss in self.every_loss:
+            loss.progress(epoch, share)
 
     def counts(self, labels: Tensor | None, items: int | Tensor, batch: Batch | None = None) -> Tensor:
         """How many items each term averages over in a batch, as float32 of shape (terms,), on the labels' device."""
@@ -83,14 +90,20 @@ class Objective(nn.Module):
         *,
         padded_vocabulary: bool = False,
         context: Context | None = None,
+        shares: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss to minimise, and each term's mean before its weight.
 
         `denominators` of shape (terms,) replace the batch's own counts where a step is spread over several batches or
         processes, so that their losses add up to the mean over all; none may be 0. Terms on logits that the student
         gives as a LinearHead are computed together, in chunks; so are those on a language model's dense logits
-        (`padded_vocabulary`), where teacher and student may pad their vocabulary to different sizes.
+        (`padded_vocabulary`), where teacher and student may pad their vocabulary to different sizes. `shares` are what
+        a learned balance needs where a step is spread: see `Balance.forward`.
         """
+        weights: list[float] | Tensor = self.weights
+        if self.balance is not None:
+            factors = self.balance.factors()
+            weights = factors * factors.new_tensor(self.weights)
         total: Tensor | None = None
         means: dict[str, Tensor] = {}
         together = [
@@ -100,7 +113,7 @@ class Objective(nn.Module):
             or (padded_vocabulary and term.on_logits and not term.own and serves_fused(term.loss))
         ]
         if together:
-            total, means = self._fused(together, student, teacher, labels, denominators, padded_vocabulary)
+            total, means = self._fused(together, weights, student, teacher, labels, denominators, padded_vocabulary)
         elif self._joint and (parts := self._joint_terms(student, teacher, labels, denominators)):
             total, values = joint_losses(student["logits"], list(parts.values()))
             together = list(parts)
@@ -111,10 +124,13 @@ class Objective(nn.Module):
             count = None if denominators is None else denominators[index]
             mean = self.value(index, student, teacher, labels, count, context=context)
             means[term.name] = mean.detach()
-            weight = self.weights[index]
-            weighted = mean if weight == 1.0 else mean * weight
+            weighted = mean if weights is self.weights and weights[index] == 1.0 else mean * weights[index]
             total = weighted if total is None else total + weighted
         assert total is not None
+        if self.balance is not None:
+            stacked = torch.stack([means[term.name].detach() for term in self.terms])
+            extra = self.balance(stacked, self.weights, shares)
+            total = total if extra is None else total + extra
         return total, means
 
     def value(
@@ -173,6 +189,7 @@ class Objective(nn.Module):
     def _fused(
         self,
         indices: Sequence[int],
+        weights: Sequence[float] | Tensor,
         student: Signal,
         teacher: Signal | None,
         labels: Tensor | None,
@@ -192,7 +209,7 @@ class Objective(nn.Module):
             parts.append(
                 FusedTerm(
                     term.loss,
-                    share if self.weights[index] == 1.0 else share * self.weights[index],
+                    share if weights is self.weights and weights[index] == 1.0 else share * weights[index],
                     teacher.target(LOGITS) if term.uses_teacher and teacher is not None else None,
                     labels if "labels" in term.loss.inputs else None,
                 )

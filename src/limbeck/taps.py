@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -11,21 +11,26 @@ from torch import Tensor, nn
 
 from limbeck.checks import LimbeckError, nearest
 from limbeck.models import forward_of
-from limbeck.models.forward import evaluating, stack_of
+from limbeck.models.attention import attend_eagerly
+from limbeck.models.forward import ATTENTION, evaluating, stack_of
 from limbeck.models.heads import head_place
 from limbeck.types import Batch, LinearHead, Signal, dense_logits
 
 log = logging.getLogger(__name__)
 
 LOGITS = "logits"
+INPUT = ".input"
+"""Ends the name of a tap on what enters a module, rather than on what it gives: `fc.input`."""
 CHECKED = 16
 """Tokens on which a head is tried."""
 
 
 def module_at(model: nn.Module, path: str, owner: str) -> nn.Module:
-    """The module at `path` (`layer3`, `encoder.layer.5`); an unknown path is an error that names the nearest one."""
+    """The module at `path` (`layer3`, `encoder.layer.5`, or `fc.input`, whose module is `fc`); an unknown path is an
+    error that names the nearest one."""
     modules: dict[str, nn.Module] = dict(model.named_modules())
     modules.pop("", None)
+    path = path if path in modules else path.removesuffix(INPUT)
     if path not in modules:
         raise LimbeckError(f"the {owner} has no module {path!r} to tap{nearest(path, modules)}")
     return modules[path]
@@ -39,14 +44,20 @@ class SignalReader:
 
     Raises:
         LimbeckError: a name in `names` is neither `logits`, nor (of a transformers model) `hidden.N` or `attention.N`,
-            nor the path of a module.
+            nor the path of a module, with `.input` for what enters it; when called, a tapped module did not run, or
+            without the gradient that the model runs with.
     """
 
-    def __init__(self, model: nn.Module, names: Iterable[str], owner: str) -> None:
+    def __init__(self, model: nn.Module, names: Collection[str], owner: str) -> None:
         options = {name: stack_of(name, model) for name in names if name != LOGITS}
+        if ATTENTION in options.values():
+            attend_eagerly(model, owner)
         self._forward = forward_of(model, {option for option in options.values() if option is not None})
-        self._stacks = [name for name, option in options.items() if option is not None]
+        self._named = [name for name, option in options.items() if option is not None]
+        if LOGITS in names:
+            self._named.append(LOGITS)
         self._taps = {name: module_at(model, name, owner) for name, option in options.items() if option is None}
+        self._enters = self._taps.keys() - {name for name, _ in model.named_modules()}
         self._owner = owner
         self._head = head_place(model)
         self._model = model
@@ -108,7 +119,10 @@ class SignalReader:
         if not self._taps:
             return self._checked(self._forward(batch))
         captured: dict[str, Tensor] = {}
-        handles = [module.register_forward_hook(self._capture(name, captured)) for name, module in self._taps.items()]
+        handles = [
+            module.register_forward_hook(self._capture(name, captured), with_kwargs=True)
+            for name, module in self._taps.items()
+        ]
         try:
             signal = self._forward(batch)
         finally:
@@ -122,20 +136,29 @@ class SignalReader:
         return self._checked(Signal({**signal.tensors, **captured}, signal.masks))
 
     def _checked(self, signal: Signal) -> Signal:
-        for name in self._stacks:
+        for name in self._named:
             if name not in signal:
                 raise LimbeckError(
-                    f"the {self._owner} {type(self._model).__name__} does not give {name!r}; tap a module"
+                    f"the {self._owner} {type(self._model).__name__} gives {', '.join(signal)}, but not {name!r}; name "
+                    "one of those in the term, or tap a module"
                 )
         return signal
 
     def _capture(self, name: str, captured: dict[str, Tensor]) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            first = output[0] if isinstance(output, tuple) else output
+        learns, enters = torch.is_grad_enabled(), name in self._enters
+
+        def hook(_module: nn.Module, inputs: Any, options: Any, output: Any) -> None:
+            given = (*inputs, *options.values()) if enters else output
+            first = given[0] if isinstance(given, tuple) else given
             if not isinstance(first, Tensor):
                 raise LimbeckError(
                     f"the {self._owner}'s module {name!r} gives a {type(first).__name__}, not a tensor; "
                     "tap one of its children"
+                )
+            if learns and not torch.is_grad_enabled():
+                raise LimbeckError(
+                    f"the {self._owner}'s module {name!r} runs without gradient, so a term on it would teach nothing; "
+                    "checkpoint activations with use_reentrant=False, or tap another module"
                 )
             captured[name] = first
 

@@ -21,16 +21,20 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import nested_gather
 
+from limbeck.balance import GradientNorms, on_labels
 from limbeck.checks import LimbeckError
 from limbeck.distiller import Distiller
+from limbeck.gradients import probe
 from limbeck.models import save
-from limbeck.sources import collate_samples
+from limbeck.sources import collate_samples, ids_of
 from limbeck.teachers import fingerprint
 
 log = logging.getLogger(__name__)
 
 TEACHER_STATE = "teacher.safetensors"
 STAGING = ".checkpoint.partial"
+PROBE_EVERY = 50
+"""Steps between probes where the balance needs them and nobody said how many."""
 
 
 class DistillTrainer(Trainer):
@@ -44,7 +48,9 @@ class DistillTrainer(Trainer):
     * one batch of 8 equals four accumulated batches of 2, and two processes of 4, also where labels are missing:
       terms are divided by the count over all of them;
     * a checkpoint is written beside its place and renamed, so that a kill while saving costs nothing;
-    * the teacher must be the same at the end as at the start.
+    * the teacher must be the same at the end as at the start;
+    * every `probe_every` steps (0: never, but for `balance="gradient"`) it logs of each term `gradient/norm/<name>` and
+      `gradient/cosine/<name>`, with the gradient of the term on labels; the training is the same to the bit.
 
     Data sets give dicts with `inputs` and `labels`, or (input, label) pairs, unless you pass a `data_collator`.
     `remove_unused_columns` and `logging_nan_inf_filter` of the arguments are switched off: the first would drop
@@ -60,6 +66,7 @@ class DistillTrainer(Trainer):
         *,
         data_collator: Callable[[Any], Any] | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        probe_every: int = 0,
         **trainer_options: Any,
     ) -> None:
         args = copy.copy(args) if args is not None else TrainingArguments(output_dir="runs/distill")
@@ -76,9 +83,14 @@ class DistillTrainer(Trainer):
         )
         if isinstance(self.train_dataset, _HasEpochs):
             self.add_callback(_SetEpoch(self.train_dataset))
+        if self.train_dataset is not None and any(term.loss.needs_ids for term in distiller.objective.terms):
+            distiller.prepare(ids_of(self.train_dataset, self.data_collator, self.args.dataloader_num_workers))
         # The loss divides by counts over the whole step, so the Trainer must not divide it again.
         self.model_accepts_loss_kwargs = True
         self._term_log = _TermLog(distiller)
+        self._balances = isinstance(distiller.objective.balance, GradientNorms)
+        self.probe_every = probe_every or (PROBE_EVERY if self._balances else 0)
+        self._probed = -1
 
     # -- the step ----------------------------------------------------------------------------------------------
 
@@ -90,6 +102,8 @@ class DistillTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The Distiller's loss; `num_items_in_batch` holds the terms' denominators."""
+        if model.training and self._probe_is_due():
+            self._probe(inputs)
         output = model(inputs, num_items_in_batch)
         if model.training:
             self._term_log.add(output.terms)
@@ -112,6 +126,36 @@ class DistillTrainer(Trainer):
         untyped: Any = super()
         return grad_norm if self.args.max_grad_norm <= 0 else untyped._get_grad_norm(model, grad_norm)
 
+    # -- probes ------------------------------------------------------------------------------------------------
+
+    def _probe_is_due(self) -> bool:
+        """Whether this batch is the first of a step that is probed. Before the first step only a balance asks."""
+        step = self.state.global_step
+        if not self.probe_every or step % self.probe_every or step == self._probed:
+            return False
+        return step > 0 or self._balances
+
+    def _probe(self, batch: dict[str, Tensor]) -> None:
+        """Logs the terms' gradients in a batch, and tells them to the balance."""
+        self._probed = self.state.global_step
+        # Sharded parameters are not there to take gradients of.
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        average = self._average if self.args.world_size > 1 else None
+        found = None if sharded else probe(self.model, batch, average)
+        if found is None:
+            if self._balances:
+                raise LimbeckError(
+                    "balance='gradient' cannot measure gradients of sharded parameters; take 'uncertainty' or 'fixed'"
+                )
+            self.probe_every = 0
+            return
+        if self.model.objective.balance is not None:
+            self.model.objective.balance.observe(found.norms)
+        self.log(found.entries())
+
+    def _average(self, tensor: Tensor) -> Tensor:
+        return cast("Tensor", self.accelerator.reduce(tensor, reduction="mean"))
+
     # -- logs and guards ---------------------------------------------------------------------------------------
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -128,10 +172,18 @@ class DistillTrainer(Trainer):
         return result
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds each term's mean since the last log."""
+        """Adds each term's mean since the last log, and its factor where terms are balanced."""
         if "loss" in logs:
             logs.update(self._term_log.drain(self))
+            logs.update(self._factors())
         super().log(logs, start_time)
+
+    def _factors(self) -> dict[str, float]:
+        objective = self.model.objective
+        if objective.balance is None:
+            return {}
+        factors = objective.balance.factors().tolist()
+        return {f"balance/{term.name}": factor for term, factor in zip(objective.terms, factors, strict=True)}
 
     # -- evaluation: the student only ----------------------------------------------------------------------------
 
@@ -149,14 +201,20 @@ class DistillTrainer(Trainer):
         inputs: dict[str, Tensor],
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The student's logits and the labels; the teacher does not run."""
+    ) -> tuple[Tensor | None, Any, Any]:
+        """The student's logits and the labels; the teacher does not run. Of a student with several heads a dict of
+        those that learn from labels, and one of these labels."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad():
-            logits = self.model.student_signal(inputs)["logits"].float()
-        labels = inputs.get("labels")
-        loss = logits.new_zeros(())
-        return (loss, None, None) if prediction_loss_only else (None, logits, labels)
+            signal = self.model.student_signal(inputs)
+        if prediction_loss_only:
+            return next(iter(signal.values())).new_zeros((), dtype=torch.float32), None, None
+        if "logits" in signal:
+            return None, signal["logits"].float(), inputs.get("labels")
+        heads = [term for term in self.model.objective.terms if on_labels(term)]
+        names = dict.fromkeys(name for term in heads for name in term.student_names) or dict.fromkeys(signal)
+        labels = {term.labels: inputs[term.labels] for term in heads}
+        return None, {name: signal[name].float() for name in names}, labels or None
 
     # -- saving and resuming -------------------------------------------------------------------------------------
 

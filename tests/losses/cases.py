@@ -8,13 +8,20 @@ from dataclasses import dataclass
 
 import torch
 from tests.losses import reference as naive
+from tests.losses import reference_answers as answers
 from torch import Tensor
 
 from limbeck.losses import (
+    CTKD,
     DIST,
     DKD,
     KD,
+    MLKD,
     NKD,
+    TTM,
+    WSLD,
+    WTTM,
+    AnnealedKD,
     FeatureMSE,
     GeneralizedJSD,
     LogitMSE,
@@ -26,6 +33,8 @@ from limbeck.losses import (
     Standardized,
     Supervised,
     SupervisedBCE,
+    TfKD,
+    Weighted,
 )
 
 BATCH, CLASSES = 7, 5
@@ -40,7 +49,7 @@ class Case:
 
     `at_equality` says what holds where the student's signal is the teacher's: "zero" and smallest, or the
     reason why that is not asked; `slack` is how far from 0 it may be. `excludes`: whether −inf on both sides
-    removes a class.
+    removes a class. `whole`: whether the gradient is that of the value, with no part of it taken as constant.
     """
 
     name: str
@@ -49,10 +58,15 @@ class Case:
     at_equality: str = "zero"
     excludes: bool = False
     slack: float = 1e-9
+    whole: bool = True
 
 
 NO_TEACHER = "compares with labels, not with a teacher"
 CROSS_ENTROPY = "a cross-entropy: the target's part pulls past the teacher (see test_decoupled)"
+SMOOTHER = "smallest where the student is as smooth as the transformed teacher (see test_transformed)"
+NOT_EVERY_ITEM = "0 too where an item counts for nothing (see test_weighted, test_multilevel)"
+LEVELS = (2.0, 3.0, 4.0, 5.0, 6.0)
+LEARNED = 1.0 + 20.0 / (1.0 + math.exp(-1.0))
 
 
 def _jsd(name: str, loss: Loss, temperature: float, beta: float) -> Case:
@@ -119,6 +133,39 @@ CASES = [
         SupervisedBCE(CLASS_WEIGHTS),
         lambda s, _t, _l, y: naive.binary_cross_entropy(s, y, CLASS_WEIGHTS),
         NO_TEACHER,
+    ),
+    Case("mlkd", MLKD(), lambda s, t, _l, _y: answers.mlkd(s, t, LEVELS)),
+    Case(
+        "mlkd-least-sure",
+        MLKD((1.0, 4.0), 0.5, 2.0, 3.0, least_sure=0.5),
+        lambda s, t, _l, _y: answers.mlkd(s, t, (1.0, 4.0), (0.5, 2.0, 3.0), 0.5),
+        NOT_EVERY_ITEM,
+    ),
+    Case("ttm", TTM(), lambda s, t, _l, _y: answers.ttm(s, t, 10.0, weighted=False), SMOOTHER, excludes=True),
+    Case("ttm-T1", TTM(1.0), lambda s, t, _l, _y: answers.ttm(s, t, 1.0, weighted=False), excludes=True),
+    Case("wttm", WTTM(5.0), lambda s, t, _l, _y: answers.ttm(s, t, 5.0, weighted=True), SMOOTHER, excludes=True),
+    Case("wsld", WSLD(), lambda s, t, lab, _y: answers.wsld(s, t, lab, 2.0), excludes=True, whole=False),
+    Case("ctkd", CTKD(), lambda s, t, _l, _y: answers.kd(s, t, LEARNED), excludes=True),
+    Case("annealed-kd", AnnealedKD(3.0), lambda s, t, _l, _y: answers.kd(s, t, 3.0), excludes=True),
+    Case("tf-kd", TfKD(), lambda s, _t, lab, _y: answers.tf_kd(s, lab, 0.99, 20.0), NO_TEACHER),
+    Case("tf-kd-T3", TfKD(0.9, 3.0, 3.0), lambda s, _t, lab, _y: answers.tf_kd(s, lab, 0.9, 3.0, 3.0), NO_TEACHER),
+    Case(
+        "weighted-correct",
+        Weighted(),
+        lambda s, t, lab, _y: answers.times(answers.right(t, lab), answers.kd(s, t, 4.0)),
+        NOT_EVERY_ITEM,
+        excludes=True,
+    ),
+    Case(
+        "weighted-entropy",
+        Weighted(DKD(), by="entropy"),
+        lambda s, t, lab, _y: answers.times(answers.certainty(t), naive.dkd(s, t, lab, 1.0, 8.0, 4.0)),
+    ),
+    Case(
+        "weighted-confidence",
+        Weighted(DIST(), by="confidence"),
+        lambda s, t, _l, _y: answers.times(answers.confidence(t), naive.dist(s, t, 1.0, 1.0, 1.0)),
+        slack=1e-4,
     ),
 ]
 TAUGHT = [case for case in CASES if case.at_equality != NO_TEACHER]

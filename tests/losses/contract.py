@@ -98,8 +98,8 @@ def gradients(
     weights = torch.linspace(-1.0, 2.0, len(values), dtype=values.dtype)
     kept = values * weights if where is None else torch.where(where, values * weights, 0.0)
     listed = [leaves] if isinstance(leaves, Tensor) else list(leaves)
-    return [g if g is not None else torch.zeros_like(leaf)
-            for g, leaf in zip(torch.autograd.grad(kept.sum(), listed, allow_unused=True), listed, strict=True)]  # fmt: skip
+    pairs = zip(torch.autograd.grad(kept.sum(), listed, allow_unused=True), listed, strict=True)
+    return [torch.zeros_like(leaf) if g is None else g for g, leaf in pairs]
 
 
 def equals_a_naive_reference(case: Case) -> None:

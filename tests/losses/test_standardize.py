@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 
 from limbeck.checks import LimbeckError
-from limbeck.losses import DIST, DKD, KD, LogitMSE, Standardized, Supervised, kd, standardize
+from limbeck.losses import CTKD, DIST, DKD, KD, LogitMSE, Loss, Standardized, Supervised, Weighted, kd, standardize
+from limbeck.objective import Objective
+from limbeck.terms import Term
+from limbeck.types import Signal
 
 generator = torch.Generator().manual_seed(0)
 STUDENT, TEACHER = torch.randn(2, 6, 10, generator=generator, dtype=torch.float64) * 4 + 2
@@ -59,3 +65,18 @@ def test_a_loss_on_labels_is_refused() -> None:
         Standardized(Supervised())
     with pytest.raises(LimbeckError, match="standardize: expected logits of shape"):
         standardize(STUDENT[:, :1])
+
+
+@pytest.mark.parametrize("wrapper", [Standardized, partial(Weighted, by="confidence")])
+def test_a_wrapped_loss_learns_and_is_told_of_progress(wrapper: Callable[[Loss], Loss]) -> None:
+    """A learned temperature inside a wrapper that is never built, or stays where it began."""
+    inner = CTKD(instance=True)
+    loss = wrapper(inner)
+    logits, other = torch.randn(2, 6, 5)
+    objective = Objective([Term(loss)])
+    loss.build(logits, other)
+    objective.progress(10.0, 0.5)
+    assert inner.strength == 1.0
+    total, _ = objective(Signal({"logits": logits.requires_grad_()}), Signal({"logits": other}), None)
+    total.backward()
+    assert all(parameter.grad is not None for parameter in loss.parameters())

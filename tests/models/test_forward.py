@@ -47,17 +47,26 @@ def test_a_dict_gives_all_its_tensors() -> None:
     assert signal["embedding"] is embedding
 
 
+def test_several_heads_need_no_logits() -> None:
+    """A student with a head for each task was refused for want of an entry called logits."""
+    art, place = torch.randn(2, 8), torch.randn(2, 5)
+    signal = forward_of(Gives({"art": art, "place": place}))(BATCH)
+    assert list(signal) == ["art", "place"]
+    assert signal["art"] is art
+
+
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ({"features": LOGITS}, "gave a dict of features; expected logits"),
+        ({"features": [LOGITS]}, "gave a dict of features; expected logits"),
+        ({}, "gave a dict of nothing; expected logits"),
         (("a", LOGITS), "gave a tuple that begins with str"),
         ((), "gave a tuple that begins with nothing"),
         (3.0, "gave a float"),
     ],
 )
 def test_no_logits(output: object, message: str) -> None:
-    """A model that gives only features must be named, not fail with a KeyError in a loss."""
+    """A model that gives no tensor must be named, not fail with a KeyError in a loss."""
     with pytest.raises(LimbeckError, match=f"^Gives {message}"):
         forward_of(Gives(output))(BATCH)
 

@@ -16,7 +16,7 @@ from limbeck.shortcuts import SHORTCUTS
 
 
 def small() -> nn.Module:
-    return CifarResNet(depth=8, widths=(4, 4, 8, 8), num_classes=5).double()
+    return CifarResNet(depth=8, widths=(16, 16, 16, 16), num_classes=5).double()
 
 
 def batch() -> dict[str, Tensor]:
@@ -30,6 +30,14 @@ def step(student: nn.Module, teacher: nn.Module, given: dict[str, Tensor], short
     output.loss.backward()
     gradients = [parameter.grad for parameter in student.parameters()]
     return [output.loss.detach(), *(each for each in gradients if each is not None)]
+
+
+def test_a_model_that_would_crash_stays_as_it_is() -> None:
+    """torch's backward pass ends the process for strided 1×1 convolutions of few channels on channels-last memory."""
+    narrow = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 16, 1, stride=2))
+    assert not channels_last_model(narrow)
+    assert narrow[0].weight.is_contiguous()
+    assert channels_last_model(nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 1, stride=2)))
 
 
 def test_values_and_gradients_do_not_change() -> None:

@@ -32,6 +32,7 @@ class Loss(nn.Module):
             `attention` and `values`, of transformers' last layer.
         aligned: whether both signals must have one shape, so that a projector is built between features that differ.
         structured: whether it looks at a text's tokens together, (batch, length, …), rather than at each by itself.
+        needs_ids: whether it keeps something of each sample, so that `prepare` must come before training.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Loss(nn.Module):
     wants: Wants = "logits"
     aligned: bool = True
     structured: bool = False
+    needs_ids: bool = False
     forward: Callable[..., Tensor]
 
     def build(self, student: Tensor | tuple[Tensor, ...], teacher: Tensor | tuple[Tensor, ...] | None) -> None:

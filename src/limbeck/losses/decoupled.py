@@ -9,7 +9,7 @@ from torch import Tensor
 
 from limbeck.checks import same_shape
 from limbeck.losses.base import Loss, LossInput
-from limbeck.losses.numeric import at_least_two_classes, class_indices, not_negative, positive, precise
+from limbeck.losses.numeric import at_least_two_classes, class_indices, not_negative, positive, precise, target_classes
 from limbeck.losses.response import kd
 
 
@@ -48,7 +48,7 @@ def dkd(
     _check(student_logits, teacher_logits, labels, temperature, "dkd")
     teacher = precise(teacher_logits.detach()) / temperature
     student = precise(student_logits) / temperature
-    target = _target(teacher, labels)
+    target = target_classes(teacher, labels).unsqueeze(-1)
     student_others, teacher_others = _without(student, target), _without(teacher, target)
     target_part = kd(
         _target_against(student, student_others, target),
@@ -97,7 +97,7 @@ def nkd(
     """
     _check(student_logits, teacher_logits, labels, temperature, "nkd")
     teacher, student = precise(teacher_logits.detach()), precise(student_logits)
-    target = _target(teacher, labels)
+    target = target_classes(teacher, labels).unsqueeze(-1)
     weight = teacher.softmax(-1).gather(-1, target).squeeze(-1)
     target_part = weight * student.log_softmax(-1).gather(-1, target).squeeze(-1)
     p = _without(teacher / temperature, target).softmax(-1)
@@ -146,12 +146,6 @@ def _check(student: Tensor, teacher: Tensor, labels: Tensor | None, temperature:
     if labels is not None:
         class_indices(labels, student, what)
     positive(temperature, f"{what} temperature")
-
-
-def _target(teacher: Tensor, labels: Tensor | None) -> Tensor:
-    """The target's index, (batch, …, 1): the label, or the teacher's top class where there is none."""
-    top = teacher.argmax(-1)
-    return (top if labels is None else torch.where(labels < 0, top, labels)).unsqueeze(-1)
 
 
 def _without(logits: Tensor, target: Tensor) -> Tensor:

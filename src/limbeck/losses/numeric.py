@@ -68,3 +68,9 @@ def class_indices(labels: Tensor, logits: Tensor, what: str) -> None:
             f"{what}: expected labels of shape {tuple(logits.shape[:-1])} for logits of shape "
             f"{tuple(logits.shape)}, got {tuple(labels.shape)}; one index an item, {UNLABELLED} for none"
         )
+
+
+def target_classes(teacher_logits: Tensor, labels: Tensor | None) -> Tensor:
+    """The labels (batch, …), and the teacher's top class where there is none."""
+    top = teacher_logits.detach().argmax(-1)
+    return top if labels is None else torch.where(labels < 0, top, labels)

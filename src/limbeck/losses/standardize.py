@@ -63,6 +63,10 @@ class Standardized(Loss):
         self.inputs = self.loss.inputs
         self.skips_unlabelled = self.loss.skips_unlabelled
 
+    def build(self, student: Tensor | tuple[Tensor, ...], teacher: Tensor | tuple[Tensor, ...] | None) -> None:
+        """Makes the wrapped loss's learned parts."""
+        self.loss.build(student, teacher)
+
     def forward(self, student: Tensor, *inputs: Tensor | None) -> Tensor:
         """What the wrapped loss gives for the standardized logits, (batch, …, classes)."""
         given: list[Tensor | None] = []

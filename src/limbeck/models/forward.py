@@ -17,6 +17,11 @@ from limbeck.types import Batch, Signal
 _STACKS = {"hidden_states": "hidden", "attentions": "attention"}
 """The tuples of a transformers output, and what their members are called: `hidden.0`, `attention.0`, …"""
 
+STACKED = frozenset(_STACKS.values())
+
+ATTENTION, HIDDEN = "output_attentions", "output_hidden_states"
+"""The options of a transformers model's forward that make it give `attention.N` and `hidden.N`."""
+
 
 def stack_of(name: str, model: nn.Module) -> str | None:
     """The option that makes a transformers model give the signal `hidden.2` or `attention.0`; None for other names.
@@ -46,8 +51,7 @@ def forward_of(model: nn.Module, options: Collection[str] = ()) -> Callable[[Bat
     first member is, and of a dict every tensor is a signal; hidden states are `hidden.0`, `hidden.1`, …
 
     Raises:
-        LimbeckError: from the call, where the model gives no tensor of logits or the batch lacks its main
-            input.
+        LimbeckError: from the call, where the model gives no tensor or the batch lacks its main input.
     """
     inner: Any = unwrapped(model)
     if not is_transformers(inner):
@@ -78,10 +82,10 @@ def forward_of(model: nn.Module, options: Collection[str] = ()) -> Callable[[Bat
 
 
 def signal_of(output: object, model: nn.Module) -> Signal:
-    """The signal in what `model` gave.
+    """The signal in what `model` gave: of a dict every tensor, as a model with several heads has no `logits`.
 
     Raises:
-        LimbeckError: where there is no tensor of logits in it.
+        LimbeckError: where there is no tensor in it.
     """
     if isinstance(output, Tensor):
         return Signal({"logits": output})
@@ -91,7 +95,7 @@ def signal_of(output: object, model: nn.Module) -> Signal:
             members = output.get(field)
             if isinstance(members, (tuple, list)):
                 tensors |= {f"{name}.{index}": one for index, one in enumerate(members) if isinstance(one, Tensor)}
-        if "logits" in tensors:
+        if tensors:
             return Signal(tensors)
         given = f"a dict of {', '.join(map(str, output)) or 'nothing'}"
     elif isinstance(output, (tuple, list)):
@@ -102,7 +106,7 @@ def signal_of(output: object, model: nn.Module) -> Signal:
         given = f"a {type(output).__name__}"
     raise LimbeckError(
         f"{type(model).__name__} gave {given}; expected logits: a tensor, a tuple that begins with it, "
-        "or a dict with 'logits'"
+        "or a dict of tensors"
     )
 
 

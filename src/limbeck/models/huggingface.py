@@ -42,7 +42,7 @@ def build_huggingface(spec: ModelSpec, shape: Shape, *, trust_code: bool) -> nn.
     pretrained = bool(spec.options.get("pretrained", True))
     new_head = bool(spec.options.get("ignore_mismatched_sizes", False))
     given: dict[str, Any] = dict(spec.options.get("config", {}))
-    config = _configuration(spec, name, pretrained, trust_code)
+    config = configuration(spec, name, pretrained, trust_code)
     values = config.to_dict()
     if pretrained and not new_head and config.num_labels != shape.num_classes:
         raise LimbeckError(
@@ -83,7 +83,8 @@ def build_huggingface(spec: ModelSpec, shape: Shape, *, trust_code: bool) -> nn.
     return model
 
 
-def _configuration(spec: ModelSpec, name: str, pretrained: bool, trust_code: bool) -> Any:
+def configuration(spec: ModelSpec, name: str, pretrained: bool, trust_code: bool) -> Any:
+    """The configuration of `name`: a folder, a hub id, or (unless pretrained) a model type."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
     if not pretrained and name in CONFIG_MAPPING and not Path(name).exists():

@@ -18,6 +18,7 @@ from limbeck.models import keras as keras_models
 from limbeck.models.builtin import BUILT_IN, build_built_in
 from limbeck.models.forward import unwrapped
 from limbeck.models.libraries import build_python, build_timm, build_torchvision
+from limbeck.models.reused import HeadPlan, install, plan_of
 from limbeck.models.spec import ModelSpec, Shape
 from limbeck.models.weights import load_strictly, read_state_dict, unique_tensors
 from limbeck.types import Preprocessing
@@ -30,7 +31,7 @@ class SavedCard:
     """What `limbeck.json` says of a saved model.
 
     `shape` is what `spec` was built for, `transformers` and `keras` the description of a model of those
-    libraries.
+    libraries, `reused_head` how its head was replaced (see `limbeck.reuse`).
     """
 
     spec: ModelSpec | None
@@ -41,6 +42,7 @@ class SavedCard:
     shape: Shape | None = None
     transformers: dict[str, Any] | None = None
     keras: dict[str, Any] | None = None
+    reused_head: HeadPlan | None = None
 
 
 def is_saved(folder: Path) -> bool:
@@ -87,6 +89,7 @@ def save(
         "preprocessing": None if preprocessing is None else asdict(preprocessing),
         "transformers": huggingface.describe(inner) if huggingface.is_transformers(inner) else None,
         "keras": keras_models.describe(inner) if isinstance(inner, keras_models.KerasModule) else None,
+        "reused_head": None if (plan := plan_of(inner)) is None else asdict(plan),
         "about": about or {},
     }
     tensors = unique_tensors(inner, f"{folder}")
@@ -135,7 +138,7 @@ def read_card(folder: Path) -> SavedCard:
         got = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise LimbeckError(f"{path}: expected format {FORMAT!r}, got {got!r}; save the model with this version")
     try:
-        model, pixels = data["model"], data["preprocessing"]
+        model, pixels, plan = data["model"], data["preprocessing"], data.get("reused_head")
         shape = model and model["shape"]
         return SavedCard(
             spec=model and ModelSpec(str(model["name"]), dict(model["options"])),
@@ -146,6 +149,7 @@ def read_card(folder: Path) -> SavedCard:
             shape=shape and Shape(**{key: _tupled(value) for key, value in shape.items()}),
             transformers=data["transformers"],
             keras=data["keras"],
+            reused_head=plan and HeadPlan(**{key: _tupled(value) for key, value in plan.items()}),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise LimbeckError(f"{path}: not a whole model card ({error!r}); save the model again") from None
@@ -170,7 +174,11 @@ def load(folder: Path, *, into: nn.Module | None = None, trust_code: bool = Fals
     if not path.is_file():
         raise LimbeckError(f"{path}: no such file; save the model again")
     state = read_state_dict(path)
-    model = _rebuilt(card, folder, trust_code) if into is None else into
+    model = into
+    if model is None:
+        model = _rebuilt(card, folder, trust_code)
+        if card.reused_head is not None:
+            install(model, card.reused_head)
     load_strictly(model, state, path)
     return model.eval()
 

@@ -1,6 +1,7 @@
 """Data by name, and views that are a pure function of (seed, view, sample id)."""
 
 from limbeck.sources.collate import collate_samples
+from limbeck.sources.ids import ids_of
 from limbeck.sources.images import ImageSet
 from limbeck.sources.mixing import CutMix, Mixing, Mixup
 from limbeck.sources.names import Data, load
@@ -19,5 +20,6 @@ __all__ = [
     "collate_samples",
     "data_root",
     "describe",
+    "ids_of",
     "load",
 ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 
 from limbeck.checks import LimbeckError
 
@@ -39,6 +40,33 @@ def as_ids(values: Tensor | Sequence[Any], where: str) -> Tensor:
     if values.ndim != 1 or values.is_floating_point() or values.dtype == torch.bool:
         raise _wrong(f"{values.dtype} of shape {tuple(values.shape)}", where)
     return values.long()
+
+
+def ids_of(data: Any, collate: Callable[[Any], dict[str, Tensor]], workers: int = 0) -> Tensor:
+    """The ids of all samples of a data set, (samples,) int64: those it has, or by going once through its samples.
+
+    Raises:
+        LimbeckError: the samples have no ids, or the set has no end that is known.
+    """
+    known = getattr(data, "ids", None)
+    if isinstance(known, Tensor):
+        return known
+    if isinstance(data, IterableDataset):
+        raise LimbeckError(
+            "training data: a loss that remembers every sample needs to know all ids before training; give a map-style "
+            "set, or one with `ids`"
+        )
+    # A generator of its own, so that no other random number of the training changes.
+    loader = DataLoader(data, 256, collate_fn=collate, num_workers=workers, generator=torch.Generator())
+    found = []
+    for batch in loader:
+        if "ids" not in batch:
+            raise LimbeckError(
+                "training data: a loss that remembers every sample needs ids; give each sample an entry `ids`, a whole "
+                f"number or a text of its own (a batch has {', '.join(batch)})"
+            )
+        found.append(batch["ids"])
+    return torch.cat(found)
 
 
 def _wrong(got: str, where: str) -> LimbeckError:

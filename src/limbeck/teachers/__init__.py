@@ -8,7 +8,9 @@ from limbeck.teachers.ema import Ema
 from limbeck.teachers.ensemble import Ensemble, TeacherLike, as_teacher
 from limbeck.teachers.fingerprint import fingerprint, weights_hash
 from limbeck.teachers.live import Live
+from limbeck.teachers.mapped import Mapped
 from limbeck.teachers.onnx import Onnx
+from limbeck.teachers.several import Several
 from limbeck.teachers.stored import Stored, same_inputs, same_teacher
 
 __all__ = [
@@ -16,7 +18,9 @@ __all__ = [
     "Ensemble",
     "InputAdapter",
     "Live",
+    "Mapped",
     "Onnx",
+    "Several",
     "Stored",
     "Teacher",
     "TeacherLike",

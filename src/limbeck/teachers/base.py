@@ -14,7 +14,15 @@ from limbeck.types import Batch, Signal
 
 
 class Teacher(ABC):
-    """Gives signals for a batch, without gradient. It is never a submodule of what is trained."""
+    """Gives signals for a batch, without gradient. It is never a submodule of what is trained.
+
+    Attributes:
+        onto: the names of the classes that its logits were mapped onto; None where they are as they come.
+        known: those of them that it knows.
+    """
+
+    onto: tuple[str, ...] | None = None
+    known: frozenset[str] = frozenset()
 
     @abstractmethod
     def __call__(self, batch: Batch) -> Signal:
@@ -31,6 +39,10 @@ class Teacher(ABC):
     def give_heads(self, wanted: bool) -> bool:
         """Says whether logits may come as a LinearHead; gives whether they will."""
         return False
+
+    def as_part(self) -> Teacher:
+        """This teacher as one of several, where it need not know all classes."""
+        return self
 
     def identity(self) -> str:
         """A hash of all that decides this teacher's answers; the same on any machine."""
@@ -51,3 +63,13 @@ class Teacher(ABC):
         """Restores what `state_dict` gave."""
         if state:
             raise LimbeckError(f"{type(self).__name__} has no state, but the checkpoint holds {sorted(state)[:3]}")
+
+
+def dense(signal: Signal, who: str) -> Signal:
+    """Gives `signal` back; raises LimbeckError where a part of it is no dense tensor, which nobody can average."""
+    for name, target in signal.targets.items():
+        raise LimbeckError(
+            f"{who} needs dense tensors of its teachers, but one gives {name} as {type(target).__name__}; label the "
+            "data with the codec 'dense'"
+        )
+    return signal

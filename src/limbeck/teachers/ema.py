@@ -37,6 +37,11 @@ class Ema(Teacher):
         self._live = Live(deepcopy(as_module(student)), shortcuts=SHORTCUTS - {"fold-batchnorm"})
         self._average: Any = get_ema_multi_avg_fn(decay)
 
+    @property
+    def model(self) -> nn.Module:
+        """The average itself."""
+        return self._live.model
+
     def require(self, names: Collection[str]) -> None:
         self._live.require(names)
 

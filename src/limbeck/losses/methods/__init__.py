@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from limbeck.losses.methods.answers import ANSWERS
+from limbeck.losses.methods.features import FEATURES
+from limbeck.losses.methods.logits import LOGIT_METHODS
 from limbeck.losses.methods.method import Method
+from limbeck.losses.methods.relations import RELATIONS
+from limbeck.losses.methods.transformers import TRANSFORMERS
 
-METHODS: tuple[Method, ...] = (*ANSWERS,)
+METHODS: tuple[Method, ...] = (*ANSWERS, *LOGIT_METHODS, *FEATURES, *RELATIONS, *TRANSFORMERS)
 
 __all__ = ["METHODS", "Method"]

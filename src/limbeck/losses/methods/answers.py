@@ -88,6 +88,7 @@ ANSWERS: tuple[Method, ...] = (
         weight=1.0,
         supervised_weight=1.0,
         weights="α = 1, β = 8, T = 4: the authors' code, which warms the weight up over 20 epochs",
+        warmup=20.0,
     ),
     Method(
         module=NKD,
