@@ -11,8 +11,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.every_method import SETTINGS  # noqa: E402
-from tests.test_every_method import NAMES, made, trainer  # noqa: E402
+from tests.every_method import SETTINGS
+from tests.test_every_method import NAMES, made, trainer
 
 
 def main() -> None:

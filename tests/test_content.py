@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from limbeck.content import content_ids
+from limbeck.content import content_ids, text_content
 
 KNOWN = -232988528076931172
 """Computed in Python's own integers: SplitMix64 of (SplitMix64 of the multilinear sum, plus the length)."""
@@ -56,3 +56,17 @@ def test_padding_is_not_content() -> None:
 def test_the_numbers_do_not_change() -> None:
     """Stores of last year, whose names nobody finds any more."""
     assert content_ids(torch.tensor([[1, 2, 3]])).tolist() == [KNOWN]
+
+
+def test_a_text_is_its_numbers_and_its_segments() -> None:
+    """A text with another name as int32, or where a tokenizer writes down that it has one segment; and one name for a
+    text in two segments, wherever they part."""
+    ids, where = torch.tensor([[5, 9, 0, 3, 7]]).repeat(3, 1), torch.tensor([[1, 1, 1, 1, 0]] * 3).bool()
+    names = text_content(ids, where)
+    assert torch.equal(names, content_ids(ids, where))
+    assert torch.equal(names, text_content(ids.int(), where))
+    segments = torch.tensor([[0, 0, 0, 0, 1], [0, 1, 1, 1, 0], [0, 0, 1, 1, 0]])
+    apart = text_content(ids, where, segments)
+    assert apart[0] == names[0]
+    assert len(set(apart.tolist())) == 3
+    assert torch.equal(apart, text_content(ids, where, segments.int()))

@@ -78,8 +78,8 @@ def test_other_mistakes_fail_when_built() -> None:
         Distiller(model, None, [Term(KD())])
     with pytest.raises(LimbeckError, match="one object"):
         Distiller(model, model)
+    odd = nn.Sequential(nn.Unflatten(2, (2, 4)), nn.Flatten(), nn.Linear(64, 10))
     with pytest.raises(LimbeckError, match="no projector leads"):
-        odd = nn.Sequential(nn.Unflatten(2, (2, 4)), nn.Flatten(), nn.Linear(64, 10))
         Distiller(odd, conv_teacher(image_size=SIZE), hinted("0", "layer2"), example=BATCH)
     with pytest.raises(LimbeckError, match="must be equal"):
         Distiller(model, conv_teacher(image_size=SIZE, num_classes=7), [Term(KD())], example=BATCH)

@@ -428,7 +428,7 @@ def test_a_term_without_taps_trains(name: str) -> None:
     assert losses[1] < losses[0]
 
 
-def expanded(loss: Any, student: nn.Module, teacher: Any, batch: Batch, **settings: Any) -> list[Term]:
+def expanded(loss: Any, student: nn.Module, teacher: Any, batch: Batch, /, **settings: Any) -> list[Term]:
     return expand([Term(Supervised()), Term(loss, **settings)], student, teacher, batch)[1:]
 
 
@@ -448,8 +448,9 @@ def test_what_each_loss_gets() -> None:
     assert (term.student, term.teacher) == ("fc.input", "fc.input")
     terms = expanded(OFA(), student, teacher, batch)
     assert [(term.student, term.teacher) for term in terms] == [(each, "logits") for each in layers]
-    terms = expanded(BYOT(), student, None, batch, own=True)
-    assert [(term.student, term.teacher) for term in terms] == [("layer1", "logits"), ("layer2", "logits")]
+    for said in ("", "logits"):
+        terms = expanded(BYOT(), student, None, batch, own=True, teacher=said)
+        assert [(term.student, term.teacher) for term in terms] == [("layer1", "logits"), ("layer2", "logits")]
     terms = expanded(FeatureMSE(), student, None, batch, own=True)
     assert [(term.student, term.teacher) for term in terms] == [("layer1", "layer3"), ("layer2", "layer3")]
     terms = expanded(OFA(), tiny_vit(), teacher, batch)

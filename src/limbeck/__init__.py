@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from limbeck.labelling import label
     from limbeck.models import load, save
     from limbeck.online import Mutual
+    from limbeck.pairing import Pairing, pair
     from limbeck.results import Results, Row
+    from limbeck.reuse import reuse_head
+    from limbeck.starting import copy_layers
     from limbeck.store import LabelStore
     from limbeck.teachers import Ema, Ensemble, Live, Mapped, Onnx, Several, Stored, Teacher
     from limbeck.terms import Schedule, Term
@@ -38,6 +41,7 @@ _HOMES = {
     "Mapped": "teachers",
     "Mutual": "online",
     "Onnx": "teachers",
+    "Pairing": "pairing",
     "Results": "results",
     "Row": "results",
     "Several": "teachers",
@@ -46,9 +50,12 @@ _HOMES = {
     "Schedule": "terms",
     "Term": "terms",
     "TrainConfig": "training",
+    "copy_layers": "starting",
     "distill": "api",
     "label": "labelling",
     "load": "models",
+    "pair": "pairing",
+    "reuse_head": "reuse",
     "save": "models",
     "train": "training",
 }
@@ -65,6 +72,7 @@ __all__ = [
     "Mapped",
     "Mutual",
     "Onnx",
+    "Pairing",
     "Results",
     "Row",
     "Schedule",
@@ -73,9 +81,12 @@ __all__ = [
     "Teacher",
     "Term",
     "TrainConfig",
+    "copy_layers",
     "distill",
     "label",
     "load",
+    "pair",
+    "reuse_head",
     "save",
     "train",
 ]

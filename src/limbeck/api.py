@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from limbeck import report
+from limbeck.answers import width_of
 from limbeck.checks import LimbeckError
 from limbeck.compare import Candidate, alone_terms, candidates_of, claims, measure, versions
 from limbeck.distiller import Distiller
@@ -91,7 +92,7 @@ def distill(
     taught = as_teacher(teacher, config.shortcuts)
     place = Path(folder) if folder is not None else Path(tempfile.mkdtemp(prefix="limbeck-"))
     held_out, held_out_collate = as_training_data(eval_data, None)
-    num_classes = _num_classes(taught, held_out, held_out_collate)
+    num_classes = width_of(taught, held_out_collate([held_out[0]]))
     split, collate = as_training_data(train_data, num_classes)
     if isinstance(split, IterableDataset):
         raise LimbeckError("training data without a length cannot be spread over epochs; give a map-style data set")
@@ -126,7 +127,7 @@ def distill(
     console.print(report.terminal_table(results))
     for sentence in report.verdict(results):
         console.print(sentence)
-    first = next(each.module for each in candidates if each.name == "distilled")
+    first = next(each.load() for each in candidates if each.name == "distilled")
     return DistillResult(first, results, place)
 
 
@@ -141,10 +142,6 @@ def same_width(student: nn.Module, example: Any, num_classes: int) -> None:
             f"the student gives {logits.shape[-1]} logits, the teacher {num_classes}; "
             "both must know the same classes in the same order"
         )
-
-
-def _num_classes(teacher: Any, data: Any, collate: Callable[[Any], Any]) -> int:
-    return int(teacher(collate([data[0]]))["logits"].shape[-1])
 
 
 def _maker(student: nn.Module | Callable[[], nn.Module]) -> Callable[[], nn.Module]:

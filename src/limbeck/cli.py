@@ -1,23 +1,16 @@
-"""The command line: `limbeck demo | run | label | doctor | eval | report | recipes | methods`."""
+"""The command line: `limbeck demo | run | compare | search | label | doctor | pair | eval | report | …`."""
 
 from __future__ import annotations
 
-import errno
-import logging
 import os
-import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
-from safetensors import SafetensorError
 
 from limbeck.checks import LimbeckError
+from limbeck.terminal import clear_errors, console, findings_table, say
 
 app = typer.Typer(
     name="limbeck",
@@ -27,7 +20,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
 
 RecipeArgument = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")]
 Overrides = Annotated[
@@ -62,7 +54,7 @@ def run(
 
 
 def _run(source: str, changes: list[str], folder: Path | None, *, trust_code: bool) -> None:
-    with _clear_errors():
+    with clear_errors():
         from limbeck import report
         from limbeck.processes import processes
         from limbeck.recipe import read_recipe
@@ -70,12 +62,95 @@ def _run(source: str, changes: list[str], folder: Path | None, *, trust_code: bo
 
         recipe = read_recipe(source, changes)
         place = folder or Path("runs") / recipe.name
-        results = run(recipe, place, trust_code=trust_code, say=lambda line: console.print(line, highlight=False))
+        results = run(recipe, place, trust_code=trust_code, say=say)
         if processes().is_main_process:
             console.print(report.terminal_table(results))
             for sentence in report.verdict(results):
                 console.print(sentence, highlight=False)
             console.print(f"\nreport   {place / REPORT}\nresults  {place / RESULTS}\nstudent  {place / 'student'}")
+
+
+MethodsOption = Annotated[
+    str,
+    typer.Option(
+        "--methods", help="Names with commas, or `all` that fit.  [default: the recipe's `methods`, or all]",
+        show_default=False,
+    ),
+]  # fmt: skip
+
+
+@app.command()
+def compare(
+    recipe: RecipeArgument,
+    changes: Overrides = None,
+    methods: MethodsOption = "",
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="How often each is trained.  [default: the recipe's]")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Where it is kept.  [default: runs/<recipe name>-compare]")
+    ] = None,
+    trust_code: TrustOption = False,
+) -> None:
+    """Compare methods on a recipe: one teacher, the student alone, and the student by each method, plain KD among them.
+
+    All have the same budget, initial weights and data order. What is finished is kept: after an interruption the same
+    command goes on, and more methods or seeds only add.
+    """
+    with clear_errors():
+        from limbeck import report
+        from limbeck.contest import compare_methods, names_of_methods
+        from limbeck.processes import processes
+        from limbeck.recipe import read_recipe
+        from limbeck.run import REPORT, RESULTS
+
+        read = read_recipe(recipe, [*(changes or []), *([f"seeds={seeds}"] if seeds is not None else [])])
+        place = folder or Path("runs") / f"{read.name}-compare"
+        results = compare_methods(read, place, names_of_methods(methods), trust_code=trust_code, say=say)
+        if processes().is_main_process:
+            console.print(report.methods_table(results))
+            for sentence in report.verdict(results):
+                console.print(sentence, highlight=False)
+            console.print(f"\nreport   {place / REPORT}\nresults  {place / RESULTS}")
+
+
+@app.command()
+def search(
+    recipe: RecipeArgument,
+    changes: Overrides = None,
+    budget: Annotated[str, typer.Option("--budget", help="How long to search in all, such as 90s, 30m or 2h.")] = "30m",
+    methods: MethodsOption = "",
+    trials: Annotated[
+        int | None, typer.Option("--trials", min=1, help="The most trials a method.  [default: what the budget allows]")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Where it is kept.  [default: runs/<recipe name>-search]")
+    ] = None,
+    trust_code: TrustOption = False,
+) -> None:
+    """Search for the best method, its weight and its temperature on the validation split, within a time.
+
+    Plain KD is tuned as often as every other method. The test split is not read. The best is written as a recipe, for
+    `limbeck run` and `limbeck compare`. After an interruption the same command goes on.
+    """
+    with clear_errors():
+        from limbeck.contest import names_of_methods
+        from limbeck.recipe import read_recipe
+        from limbeck.search import BEST, search_methods, seconds_of
+
+        read = read_recipe(recipe, changes or [])
+        place = folder or Path("runs") / f"{read.name}-search"
+        found = search_methods(
+            read, place, seconds_of(budget), names_of_methods(methods), trials=trials, trust_code=trust_code, say=say
+        )
+        table = Table("method", "trials", "to the end", "validation accuracy, %", "with", box=None, padding=(0, 1))
+        for line in found.lines:
+            reached = "–" if line.accuracy is None else f"{100 * line.accuracy:.2f}"
+            table.add_row(line.method, str(line.trials), str(line.complete), reached, line.settings)
+        console.print(table, highlight=False)
+        for sentence in found.sentences:
+            console.print(sentence, highlight=False)
+        console.print(f"\nbest     {place / BEST}\ncompare  limbeck compare {place / BEST}", highlight=False)
 
 
 @app.command()
@@ -97,7 +172,7 @@ def label(
     the codecs of its `label` section. A later `limbeck run` learns from there. After an interruption the same command
     goes on; `accelerate launch -m limbeck label RECIPE` shares the work between GPUs.
     """
-    with _clear_errors():
+    with clear_errors():
         from limbeck.recipe import read_recipe
         from limbeck.store import LabelStore
         from limbeck.stores import compare_with_teacher, inspect_store, label_recipe
@@ -110,16 +185,15 @@ def label(
             sound = all(finding.ok for finding in findings)
             if read is not None and place is not None and sound:
                 findings += compare_with_teacher(read, place, store, trust_code=trust_code)
-            table = Table(show_header=False, box=None, padding=(0, 1))
-            for finding in findings:
-                table.add_row("[green]ok[/]" if finding.ok else "[red]wrong[/]", finding.topic, finding.text)
-            console.print(table, highlight=False)
+            marks = ["[green]ok[/]" if finding.ok else "[red]wrong[/]" for finding in findings]
+            lines = [(mark, each.topic, each.text) for mark, each in zip(marks, findings, strict=True)]
+            console.print(findings_table(lines), highlight=False)
             if not all(finding.ok for finding in findings):
                 raise typer.Exit(2)
             return
         if read is None or place is None:
             raise LimbeckError("label: give a recipe to label with, or --inspect PATH to look into a store")
-        stores = label_recipe(read, place, trust_code=trust_code, say=lambda line: console.print(line, highlight=False))
+        stores = label_recipe(read, place, trust_code=trust_code, say=say)
         for store in stores:
             manifest = store.manifest
             console.print(f"store    {store.folder}  {manifest.records:,} records, {manifest.bytes / 1e6:,.1f} MB")
@@ -133,19 +207,55 @@ def doctor(
     trust_code: TrustOption = False,
 ) -> None:
     """Check a recipe in seconds before you run it: teacher, classes, normalisation, balance, every term, the cost."""
-    with _clear_errors():
+    with clear_errors():
         from limbeck.doctor import examine
         from limbeck.recipe import read_recipe
 
         read = read_recipe(recipe, changes or [])
         findings = examine(read, folder or Path("runs") / read.name, trust_code=trust_code)
-        table = Table(show_header=False, box=None, padding=(0, 1))
-        for finding in findings:
-            mark = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "note": "note"}[finding.level]
-            table.add_row(mark, finding.topic, finding.text)
-        console.print(table, highlight=False)
+        marks = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "note": "note"}
+        lines = [(marks[finding.level], finding.topic, finding.text) for finding in findings]
+        console.print(findings_table(lines), highlight=False)
         warnings = sum(finding.level == "warning" for finding in findings)
         console.print(f"{warnings} warning{'' if warnings == 1 else 's'}", highlight=False)
+
+
+@app.command()
+def pair(
+    teacher: Annotated[
+        str, typer.Argument(help="A model as recipes name it (resnet56, timm:…, hf:…, a saved folder), or a recipe.")
+    ],
+    student: Annotated[str | None, typer.Argument(help="A model; none after a recipe, which has one.")] = None,
+    classes: Annotated[int, typer.Option("--classes", min=1, help="How many classes.")] = 100,
+    size: Annotated[int, typer.Option("--size", min=1, help="Pixels a side.")] = 32,
+    channels: Annotated[int, typer.Option("--channels", min=1, help="Of the images.")] = 3,
+    trust_code: TrustOption = False,
+) -> None:
+    """Propose which places of a student to compare with which of a teacher, with shapes and projectors.
+
+    A term on features that names no taps gets these by itself; the lines below the table name others in a recipe.
+    """
+    with clear_errors():
+        from limbeck.models.spec import Shape
+        from limbeck.proposals import pair_models, pair_recipe, proposals
+        from limbeck.recipe import read_recipe
+
+        if student is None:
+            pairing = pair_recipe(read_recipe(teacher), trust_code=trust_code)
+        else:
+            shape = Shape(num_classes=classes, in_channels=channels, image_size=(size, size))
+            pairing = pair_models(teacher, student, shape, trust_code=trust_code)
+        found = proposals(pairing)
+        table = Table("pair", "student", "teacher", "projector", box=None, padding=(0, 1))
+        for each in found:
+            table.add_row(each.what, each.student, each.teacher, each.projector)
+        console.print(table, highlight=False, markup=False)
+        for what in ("stages", "embedding", "attention", "values"):
+            if what in pairing.missing:
+                say(pairing.missing[what])
+        say("\nin a recipe's term:")
+        for each in found:
+            console.print(each.keys, highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command(name="eval")
@@ -155,7 +265,7 @@ def evaluate(
     trust_code: TrustOption = False,
 ) -> None:
     """Measure a saved model on the test split of a data set."""
-    with _clear_errors():
+    with clear_errors():
         from limbeck.models import load, read_card
         from limbeck.session import same_classes
         from limbeck.sources import load as load_data
@@ -179,7 +289,7 @@ def report(
     output: Annotated[Path | None, typer.Option("--output", help="The HTML file.  [default: in the folder]")] = None,
 ) -> None:
     """Write a run's report again from its results.json."""
-    with _clear_errors():
+    with clear_errors():
         from limbeck import report
         from limbeck.results import Results
 
@@ -191,7 +301,7 @@ def report(
 @app.command()
 def recipes() -> None:
     """List the recipes that come with limbeck."""
-    with _clear_errors():
+    with clear_errors():
         from limbeck.recipe import read_recipe, shipped_recipes
 
         table = Table("recipe", "task", "what it does", box=None)
@@ -203,7 +313,7 @@ def recipes() -> None:
 @app.command()
 def methods() -> None:
     """List the losses that a recipe's terms can name, with their papers."""
-    with _clear_errors():
+    with clear_errors():
         from limbeck.losses import METHODS
 
         table = Table("loss", "family", "needs", "weight", "what it is", "paper", box=None)
@@ -211,48 +321,6 @@ def methods() -> None:
             paper = f"{method.paper} {method.link}".strip()
             table.add_row(method.name, method.family, method.needs, f"{method.weight:g}", method.says, paper)
         console.print(table)
-
-
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """A user's mistake is one line and exit code 2; an interruption says how to go on."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.ERROR)
-    logging.getLogger("limbeck").setLevel(logging.WARNING)
-    try:
-        yield
-    except LimbeckError as error:
-        _fail(_one_line(error))
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        raise typer.Exit(130) from None
-    except OSError as error:
-        if error.errno is None:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{_system_error(error.errno)}")
-    except SafetensorError as error:  # its writer's OSErrors come as text
-        number = re.search(r"\(os error (\d+)\)", str(error))
-        if number is None:
-            raise
-        _fail(f"cannot write a model: {_system_error(int(number[1]))}")
-
-
-def _system_error(number: int) -> str:
-    """The system's words for an error, and what to do where that is known."""
-    full = number in (errno.ENOSPC, errno.EDQUOT)
-    return os.strerror(number).lower() + ("; free some space and run the same command again" if full else "")
-
-
-def _one_line(error: Exception) -> str:
-    """The message itself, also where a data-loading process has wrapped it in its traceback."""
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    last = lines[-1] if lines else type(error).__name__
-    return last.removeprefix("limbeck.checks.LimbeckError: ")
-
-
-def _fail(message: str) -> None:
-    print(f"limbeck: {message}", file=sys.stderr)
-    raise typer.Exit(2)
 
 
 def main() -> None:

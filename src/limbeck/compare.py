@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from limbeck.answers import answers_of
 from limbeck.bench import latency, processor
 from limbeck.files import write_json
 from limbeck.losses import Supervised
-from limbeck.metrics import paired, size_of
+from limbeck.metrics import holm, paired, size_of
 from limbeck.models import forward_of
 from limbeck.results import Claim, Row
 from limbeck.sources import ImageSet, collate_samples
@@ -25,6 +26,9 @@ from limbeck.tasks import ImageClassification
 from limbeck.teachers import Live, Teacher
 from limbeck.terms import Term
 from limbeck.training import Trained
+
+ALONE, DISTILLED = "alone", "distilled"
+"""What rows are called: the student trained on labels only, and the one with a teacher."""
 
 CLAIMED = ("accuracy", "macro_f1", "nll")
 """The metrics on which distilled and alone are compared over seeds."""
@@ -35,12 +39,13 @@ def alone_terms(terms: Sequence[Term]) -> list[Term]:
 
     A single term gets weight 1, so that it is not trained with a tenth of a gradient.
     """
-    supervised = [term for term in terms if not term.uses_teacher]
+    # A student that teaches itself is not alone.
+    supervised = [term for term in terms if not (term.uses_teacher or term.own)]
     if not supervised:
         return [Term(Supervised())]
     if len(supervised) == 1:
         only = supervised[0]
-        return [Term(only.loss, student=only.student, name=only.name)]
+        return [Term(only.loss, student=only.student, name=only.name, labels=only.labels)]
     return supervised
 
 
@@ -51,13 +56,13 @@ def setting_name(model: str, setting: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A trained model to be measured on the test split. `family` names its architecture: latency and size are
-    measured once a family."""
+    """A trained model to be measured on the test split; `load` gives it, so that many need not be in memory at once.
+    `family` names its architecture: latency and size are measured once a family."""
 
     name: str
     seed: int
     checkpoint: str
-    module: nn.Module
+    load: Callable[[], nn.Module]
     family: str = "student"
     cost: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
@@ -66,9 +71,9 @@ class Candidate:
 def candidates_of(name: str, seed: int, trained: Trained, selected: nn.Module | None) -> list[Candidate]:
     """The candidates that one training gives: its last weights, and those that validation selected."""
     cost = {"train_seconds": trained.seconds, "peak_memory_bytes": trained.peak_memory}
-    found = [Candidate(name, seed, "last", trained.module, cost=cost, history=trained.history)]
+    found = [Candidate(name, seed, "last", lambda: trained.module, cost=cost, history=trained.history)]
     if selected is not None:
-        found.append(Candidate(name, seed, "selected", selected, cost=cost, history=trained.history))
+        found.append(Candidate(name, seed, "selected", lambda: selected, cost=cost, history=trained.history))
     return found
 
 
@@ -87,11 +92,14 @@ def measure(
 ) -> list[Row]:
     """Reads the test split, once, with every model: a row each, and curves and confusion under `folder/details`.
 
-    The teacher's row comes first; the others are measured against the labels and against the teacher.
+    The teacher's row comes first; the others are measured against the labels and against the teacher. What cannot be
+    known of a teacher, whose label store keeps less than all logits, is left out and said in a warning.
     """
-    taught, labels = task.predict(teacher, test, label="test: teacher", collate=collate, workers=workers)
+    taught = answers_of(task, teacher, test, label="test: teacher", collate=collate, workers=workers)
+    labels = taught.labels
     example = collate([test[0]])
-    families: dict[str, nn.Module] = {candidate.family: candidate.module for candidate in candidates}
+    one_each = {candidate.family: candidate for candidate in candidates}
+    families: dict[str, nn.Module] = {family: candidate.load() for family, candidate in one_each.items()}
     teachers = list(teacher.modules())
     if isinstance(teacher, Live):
         families["teacher"] = _Adapted(teacher)
@@ -104,49 +112,79 @@ def measure(
         }
 
     def row(
-        name: str, seed: int, checkpoint: str, family: str, logits: Tensor,
-        cost: dict[str, float], history: list[dict[str, float]], against_teacher: bool,
+        name: str, seed: int, checkpoint: str, family: str, logits: Tensor | None, metrics: dict[str, float],
+        cost: dict[str, float], history: list[dict[str, float]],
     ) -> Row:  # fmt: skip
         details = Path("details") / f"{name}-{seed}-{checkpoint}.json"
-        write_json(folder / details, {**task.details(logits, labels, classes), "history": history})
-        metrics = task.metrics(logits, labels)
-        if against_teacher:
-            metrics |= task.fidelity(logits, taught, labels)
+        curves = {} if logits is None else task.details(logits, labels, classes)
+        write_json(folder / details, {**curves, "history": history})
         size, speed = sizes.get(family, {}), latencies.get(family, {})
         return Row(name, seed, checkpoint, metrics, size, speed, cost, str(details))
 
-    rows = [row("teacher", 0, "last", "teacher", taught, teacher_cost or {}, teacher_history or [], False)]
+    own = taught.metrics(task)
+    rows = [row("teacher", 0, "last", "teacher", taught.logits, own, teacher_cost or {}, teacher_history or [])]
     pictured = False
     for each in candidates:
         label = f"test: {each.name}, seed {each.seed}"
-        logits, _ = task.predict(each.module, test, label=label, collate=collate, workers=workers)
-        rows.append(row(each.name, each.seed, each.checkpoint, each.family, logits, each.cost, each.history, True))
-        if not pictured and each.name == "distilled" and isinstance(test, ImageSet):
-            write_json(folder / "details" / "examples.json", task.examples(test, logits, taught, labels))
+        logits, _ = task.predict(each.load(), test, label=label, collate=collate, workers=workers)
+        metrics = task.metrics(logits, labels) | taught.fidelity(task, logits)
+        rows.append(row(each.name, each.seed, each.checkpoint, each.family, logits, metrics, each.cost, each.history))
+        if not pictured and each.name == DISTILLED and isinstance(test, ImageSet) and taught.logits is not None:
+            write_json(folder / "details" / "examples.json", task.examples(test, logits, taught.logits, labels))
             pictured = True
     return rows
 
 
 def claims(rows: Sequence[Row], metrics: Sequence[str] = CLAIMED) -> list[Claim]:
-    """Distilled against alone, for each setting, over the seeds that both have, at their last checkpoints."""
+    """Distilled against alone, for each setting and generation, over the seeds that both have, at their last
+    checkpoints; later generations against the first as well."""
+    by_name = _by_name(rows)
+    found = []
+    for name in by_name:
+        model, _, setting = name.partition("@")
+        if not model.startswith(DISTILLED):
+            continue
+        for other in (ALONE, DISTILLED) if model != DISTILLED else (ALONE,):
+            found += _paired(by_name, name, setting_name(other, setting), metrics)
+    return found
+
+
+def method_claims(
+    rows: Sequence[Row], methods: Sequence[str], baselines: Sequence[str], metrics: Sequence[str] = CLAIMED
+) -> list[Claim]:
+    """Each method against each baseline, over the seeds that both have, at their last checkpoints; p-values are also
+    given corrected for the number of methods that met the baseline."""
+    by_name = _by_name(rows)
+    found = []
+    for baseline in baselines:
+        each = [_paired(by_name, name, baseline, metrics) for name in methods if name != baseline]
+        for metric in metrics:
+            family = [claim for of_method in each for claim in of_method if claim.metric == metric]
+            corrected = holm([claim.p for claim in family])
+            found += [replace(claim, p_holm=p) for claim, p in zip(family, corrected, strict=True)]
+    return found
+
+
+def _by_name(rows: Sequence[Row]) -> dict[str, dict[int, Row]]:
+    """The rows of last checkpoints by name and seed."""
     by_name: dict[str, dict[int, Row]] = defaultdict(dict)
     for row in rows:
         if row.checkpoint == "last":
             by_name[row.name][row.seed] = row
-    found = []
-    for name, distilled in by_name.items():
-        model, _, setting = name.partition("@")
-        alone_name = setting_name("alone", setting)
-        alone = by_name.get(alone_name, {})
-        seeds = sorted(distilled.keys() & alone.keys())
-        if model != "distilled" or not seeds:
-            continue
-        for metric in metrics:
-            if all(metric in each[seed].metrics for each in (distilled, alone) for seed in seeds):
-                values_a = [distilled[seed].metrics[metric] for seed in seeds]
-                values_b = [alone[seed].metrics[metric] for seed in seeds]
-                found.append(paired(metric, name, alone_name, values_a, values_b))
-    return found
+    return by_name
+
+
+def _paired(by_name: dict[str, dict[int, Row]], a: str, b: str, metrics: Sequence[str]) -> list[Claim]:
+    """`a` against `b` over the seeds that both have, for each metric that all of these have."""
+    mine, theirs = by_name.get(a, {}), by_name.get(b, {})
+    seeds = sorted(mine.keys() & theirs.keys())
+    if not seeds:
+        return []
+    return [
+        paired(metric, a, b, [mine[seed].metrics[metric] for seed in seeds], [theirs[s].metrics[metric] for s in seeds])
+        for metric in metrics
+        if all(metric in each[seed].metrics for each in (mine, theirs) for seed in seeds)
+    ]
 
 
 def versions() -> dict[str, str]:

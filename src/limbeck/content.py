@@ -45,6 +45,18 @@ def content_ids(values: Tensor, where: Tensor | None = None) -> Tensor:
     return mixed(mixed(summed) + lengths)
 
 
+def text_content(ids: Tensor, where: Tensor, segments: Tensor | None = None) -> Tensor:
+    """The content ids of texts, (batch,) int64: of `ids` (batch, length), whole numbers of any width, where `where`.
+
+    `segments` (batch, length) are a model's `token_type_ids`; all 0 is the same as none, as it is to the model.
+    """
+    names = content_ids(ids.long(), where)
+    if segments is None:
+        return names
+    other = ((segments != 0) & where).any(1)
+    return torch.where(other, mixed(names + content_ids(segments.long(), where)), names)
+
+
 def _as_words(rows: Tensor) -> Tensor:
     """Each row's bits as int64 words; rows of an odd number of bytes end in zeros."""
     if rows.dtype is torch.int64:

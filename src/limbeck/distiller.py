@@ -174,7 +174,8 @@ class Distiller(nn.Module):
         if self._token_signals is None:
             self._learn_tokens(plan, self._dry_run(batch)[0])
         assert self._token_signals is not None
-        samples = self.objective.counts(plan.labels, plan.next_count if self._causal else plan.shape[0], batch)
+        tokens_have_logits = self._causal or LOGITS in self._token_signals
+        samples = self.objective.counts(plan.labels, plan.logits_count if tokens_have_logits else plan.shape[0], batch)
         texts = torch.as_tensor(plan.shape[0], device=samples.device).float()
         tokens = torch.as_tensor(plan.valid_count, device=samples.device).float()
         counts = []
@@ -221,7 +222,7 @@ class Distiller(nn.Module):
 
     def _plan(self, batch: Batch) -> TokenPlan | None:
         """The tokens that count, where the batch is one of texts."""
-        if not self._causal and "attention_mask" not in batch:
+        if not self._causal and "attention_mask" not in batch and "input_ids" not in batch:
             return None
         return TokenPlan(batch, causal=self._causal, compact="compact-tokens" in self.shortcuts)
 

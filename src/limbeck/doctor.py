@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from limbeck.answers import answers_of
 from limbeck.checks import LimbeckError
 from limbeck.distiller import Distiller
 from limbeck.metrics import size_of
@@ -93,7 +94,11 @@ def _teaching(recipe: Recipe, data: Data, teacher: Teacher) -> Iterator[Finding]
     if len(split) > SAMPLE:
         split = split.subset(torch.linspace(0, len(split) - 1, SAMPLE).long())
     task = TASKS[recipe.task]
-    logits, labels = task.predict(teacher, split, label="teacher")
+    answers = answers_of(task, teacher, split, label="teacher")
+    logits, labels = answers.logits, answers.labels
+    if logits is None:
+        yield Finding("note", "teacher", answers.why)
+        return
     if logits.shape[1] != len(data.classes):
         raise LimbeckError(
             f"the teacher gives {logits.shape[1]} logits, the data has {len(data.classes)} classes; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from tqdm import tqdm
 
 from limbeck.checks import LimbeckError
-from limbeck.content import content_ids
+from limbeck.content import content_ids, text_content
 from limbeck.models.heads import is_causal_lm
 from limbeck.processes import processes
 from limbeck.sources import ImageSet, as_training_data
@@ -32,6 +33,7 @@ from limbeck.store import (
 )  # fmt: skip
 from limbeck.store.codecs import Columns
 from limbeck.store.manifest import Per
+from limbeck.store.writer import different_keys
 from limbeck.teachers import Live, Teacher, TeacherLike, as_teacher
 from limbeck.tokens import next_tokens
 from limbeck.types import Batch, LinearHead, Preprocessing, Signal
@@ -52,11 +54,13 @@ def label(
     name: str = "",
     workers: int = 0,
     collate: Callable[[Any], Any] | None = None,
+    classes: Sequence[str] = (),
     say: Callable[[str], None] = print,
 ) -> LabelStore:
     """Writes what `teacher` says of every sample of `data` into the label store `path`, and opens it.
 
-    Run again after a kill, it goes on where it stopped, and the finished store has the same bytes. Under
+    Run again after a kill, it goes on where it stopped, and the finished store has the same bytes. Run on a finished
+    store, it compares every file with its checksum, and makes those again that are missing or corrupt. Under
     `accelerate launch` the processes share the work.
 
     Args:
@@ -68,20 +72,24 @@ def label(
         seed: of the draws of the codec `sampled`.
         name: what the manifest calls the teacher; its class's name by default.
         collate: makes a batch of samples; texts must be padded, with an `attention_mask`.
+        classes: the names of the logits, in their order; a recipe's run refuses data whose classes are others.
         say: is told the size before it starts, and the throughput at the end.
 
     Raises:
-        LimbeckError: the folder holds labels of another plan, the data cannot be counted, or a codec does not fit its
-            signal.
+        LimbeckError: the folder holds labels of another plan or other data, the data cannot be counted, several samples
+            have one id, the teacher gives NaN, or a codec does not fit its signal.
     """
+    if batch_size < 1:
+        raise LimbeckError(f"label: expected a batch_size of at least 1, got {batch_size}")
     taught = as_teacher(teacher)
     wanted = dict(signals or {"logits": DenseLogits()})
     taught.require(set(wanted))
-    taught.give_heads(not isinstance(wanted.get("logits"), DenseLogits) and "logits" in wanted)
+    kept = wanted.get("logits")
+    taught.give_heads(kept is not None and kept.describes_logits and not isinstance(kept, DenseLogits))
     passes, collate = _passes(data, collate)
     state = processes()
     encoder = _Encoder(taught, wanted, seed, state.device)
-    first = encoder.encoded(collate(_first(passes[0], batch_size)))
+    first = encoder.encoded(collate(_samples(passes[0], range(min(batch_size, len(passes[0]))))))
     records_each = _per_shard(first, batch_size)
     shards = [_Shard(at, start, min(start + records_each, len(each)))
               for at, each in enumerate(passes) for start in range(0, len(each), records_each)]  # fmt: skip
@@ -93,17 +101,21 @@ def label(
         seed,
         {key: SignalPlan(encoder.per[key], encoder.shapes[key], codec) for key, codec in wanted.items()},
         tuple(shard.stop - shard.start for shard in shards),
+        tuple(classes),
+        _fingerprint(passes, shards, collate, Path(path)),
     )
     writer = StoreWriter(Path(path), plan)
     if state.is_main_process:
-        writer.begin()
+        for wrong in writer.begin():
+            say(f"made again: {wrong}")
     state.wait_for_everyone()
     if not writer.finished:
         missing = writer.missing()
         state.wait_for_everyone()  # nobody writes while another still looks what there is
         total = sum(plan.shards)
         if state.is_main_process:
-            say(_estimate(first, total, done=total - sum(plan.shards[number] for number in missing)))
+            once = sum(column.nbytes for column in encoder.constants.values())
+            say(_estimate(first, total, once, done=total - sum(plan.shards[number] for number in missing)))
             if encoder.constants:
                 writer.write_constants(encoder.constants)
         mine = missing[state.process_index :: state.num_processes]
@@ -142,14 +154,7 @@ class _Encoder:
     def encoded(self, batch: Batch) -> Records:
         """What the teacher says of a batch, encoded."""
         signal = self._teacher({name: tensor.to(self._device) for name, tensor in batch.items()})
-        texts = batch.get("input_ids")
-        real = None
-        if texts is not None:
-            mask = batch.get("attention_mask")
-            real = torch.ones_like(texts, dtype=torch.bool) if mask is None else mask.bool()
-        content = content_ids(batch["inputs"]) if texts is None else content_ids(texts, real)
-        ids = batch.get("ids", content)
-        views = batch.get("views", torch.zeros_like(ids))
+        ids, views, content, real = _keys(batch)
         lengths = torch.ones_like(ids) if real is None else real.sum(1)
         whose = self._items(batch, ids, views, real)
         columns = {}
@@ -159,8 +164,13 @@ class _Encoder:
                 raise LimbeckError(
                     f"signal {name!r}: the codec {codec.name!r} keeps logits; keep a feature with the codec 'features'"
                 )
+            shape = (values.weight.shape[0],) if isinstance(values, LinearHead) else tuple(values.shape[1:])
+            if self.shapes.setdefault(name, shape) != shape:
+                raise LimbeckError(
+                    f"signal {name!r}: is {self.shapes[name]} a {per} in one batch and {shape} in another, and a store "
+                    "keeps one shape; give all samples one size, or give the term a live teacher"
+                )
             self.per[name] = per
-            self.shapes[name] = (values.weight.shape[0],) if isinstance(values, LinearHead) else tuple(values.shape[1:])
             if isinstance(codec, HeadStates) and isinstance(values, LinearHead) and not self.constants:
                 self.constants = codec.constants(values)
             columns[name] = codec.encode(values, whose[per])
@@ -169,9 +179,18 @@ class _Encoder:
     def _rows(self, name: str, signal: Signal, real: Tensor | None) -> tuple[Per, Tensor | LinearHead]:
         """What a signal has a row for, and its rows."""
         value = signal.target(name)
-        assert isinstance(value, Tensor | LinearHead)
+        if not isinstance(value, Tensor | LinearHead):
+            raise LimbeckError(
+                f"signal {name!r}: the teacher gives it as {type(value).__name__}, of which the whole is lost; label "
+                "from a live teacher, or from a store with the codec 'dense'"
+            )
+        if real is not None and name.startswith("attention."):
+            raise LimbeckError(
+                f"signal {name!r}: the attention within a text is a map of its tokens, of another size for each text, "
+                "which no codec keeps; give a term on it a live teacher"
+            )
         rows = value if isinstance(value, Tensor) else value.hidden
-        if real is None or rows.dim() < 3 or rows.shape[:2] != real.shape or name.startswith("attention."):
+        if real is None or rows.dim() < 3 or rows.shape[:2] != real.shape:
             return "sample", value
         at = real.flatten().nonzero().squeeze(1).to(rows.device)
         kept = rows.flatten(0, 1).index_select(0, at)
@@ -259,9 +278,49 @@ def _joined(parts: Sequence[Records]) -> Records:
     return Records(ids, views, content, lengths, columns)
 
 
-def _first(each: Any, count: int) -> Any:
-    indices = list(range(min(count, len(each))))
-    return each.__getitems__(indices) if hasattr(each, "__getitems__") else [each[index] for index in indices]
+def _samples(each: Any, indices: Sequence[int]) -> Any:
+    """The samples of a data set at `indices`, as its loader hands them to the collator."""
+    at = list(indices)
+    return each.__getitems__(at) if hasattr(each, "__getitems__") else [each[index] for index in at]
+
+
+def _keys(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Of each sample of a batch its id, view and content id, (batch,) int64; and of texts which tokens are no padding,
+    (batch, length)."""
+    texts, real = batch.get("input_ids"), None
+    if texts is None:
+        if "inputs" not in batch:
+            raise LimbeckError(f"labelling needs batches with `inputs` or `input_ids`, got {', '.join(batch)}")
+        content = content_ids(batch["inputs"])
+    else:
+        mask = batch.get("attention_mask")
+        real = torch.ones_like(texts, dtype=torch.bool) if mask is None else mask.bool()
+        content = text_content(texts, real, batch.get("token_type_ids"))
+    ids = batch.get("ids", content)
+    return ids, batch.get("views", torch.zeros_like(ids)), content, real
+
+
+def _fingerprint(passes: Sequence[Any], shards: Sequence[_Shard], collate: Callable[[Any], Any], folder: Path) -> str:
+    """A hash of the samples and their order: of all ids, where a data set has them at hand, and of the ids and contents
+    of each shard's first and last sample.
+
+    Raises:
+        LimbeckError: two of those have one id, and other contents.
+    """
+    digest = hashlib.sha256()
+    for each in passes:
+        known = getattr(each, "ids", None)
+        digest.update(f"{len(each)};".encode() + (known.numpy().tobytes() if isinstance(known, Tensor) else b""))
+    # Each by itself: a data set may have samples of several sizes, of which only neighbours fit one batch.
+    ends = [
+        _keys(collate(_samples(passes[shard.at], [index])))[:3]
+        for shard in shards
+        for index in (shard.start, shard.stop - 1)
+    ]
+    ids, views, content = (torch.cat(columns) for columns in zip(*ends, strict=True))
+    digest.update(torch.stack([ids, views, content]).numpy().tobytes())
+    different_keys(folder, ids, views, content)
+    return digest.hexdigest()
 
 
 def _bytes(records: Records) -> int:
@@ -275,14 +334,18 @@ def _per_shard(first: Records, batch_size: int) -> int:
     return batch_size * max(1, min(SHARD_BATCHES, by_size))
 
 
-def _estimate(first: Records, records: int, done: int) -> str:
+def _estimate(first: Records, records: int, once: int, done: int) -> str:
     size = _bytes(first) / len(first.ids)
     items = int(first.lengths.sum())
     each = f"{size:,.0f} bytes a sample"
     if items > len(first.ids):
         each += f", {_bytes(first) / items:.1f} a token"
+    if once:
+        each += f", and {once / 1e6:,.1f} MB of the head"
     going_on = f"; {done:,} are there already" if done else ""
-    return f"labels: {records:,} samples (views counted), about {size * records / 1e6:,.1f} MB ({each}){going_on}"
+    return (
+        f"labels: {records:,} samples (views counted), about {(size * records + once) / 1e6:,.1f} MB ({each}){going_on}"
+    )
 
 
 def _name_of(teacher: Teacher) -> str:

@@ -34,7 +34,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A paired comparison over seeds: is `a` better than `b`? `p` is two-sided; None where it cannot be computed."""
+    """A paired comparison over seeds: is `a` better than `b`?
+
+    `p` is two-sided; None where it cannot be computed. `p_holm` is `p` corrected for all models that were compared with
+    `b`, where there are several (Holm 1979).
+    """
 
     metric: str
     a: str
@@ -45,6 +49,7 @@ class Claim:
     std_b: float
     p: float | None
     seeds: int
+    p_holm: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

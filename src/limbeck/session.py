@@ -6,11 +6,14 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 import yaml
-from torch import Tensor, nn
+from pydantic import ValidationError
+from torch import nn
+from transformers import TrainerCallback
 
 from limbeck.checks import LimbeckError
 from limbeck.distiller import Distiller
@@ -20,13 +23,23 @@ from limbeck.models import ModelSpec, build, load, read_card, save
 from limbeck.models.saved import is_saved
 from limbeck.processes import processes
 from limbeck.recipe import ModelRecipe, Recipe, TeacherRecipe, build_augmentation, expected_preprocessing
+from limbeck.recipe_stores import (
+    TAUGHT,
+    mixed_as_labelled,
+    one_for_views,
+    prepared_as_labelled,
+    same_model,
+    same_origins,
+    store_of,
+    stores_of,
+    without_stores,
+)
 from limbeck.sources import Data, ImageSet
 from limbeck.sources import load as load_data
 from limbeck.sources.splits import labelled_mask
 from limbeck.store import LabelStore
-from limbeck.store.manifest import MANIFEST
 from limbeck.tasks import TASKS
-from limbeck.teachers import Ensemble, Live, Onnx, Stored, Teacher, adapter
+from limbeck.teachers import Ensemble, Live, Onnx, Stored, Teacher, adapter, as_teacher
 from limbeck.training import TrainConfig, Trained, train
 from limbeck.types import Preprocessing
 
@@ -60,7 +73,14 @@ class Session:
         )
 
     def train(
-        self, unit: str, distiller: Distiller, split: ImageSet, config: TrainConfig, seed: int, label: str
+        self,
+        unit: str,
+        distiller: Distiller,
+        split: ImageSet,
+        config: TrainConfig,
+        seed: int,
+        label: str,
+        callbacks: Sequence[TrainerCallback] = (),
     ) -> Trained:
         """Trains with checkpoints under the run folder, and goes on from the last one."""
         return train(
@@ -73,6 +93,7 @@ class Session:
             label=label,
             metrics=TASKS[self.recipe.task].training_metrics,
             logs=self.folder / "logs" / unit,
+            callbacks=callbacks,
         )
 
     def keep(self, unit: str, place: Path, wanted: ModelRecipe, trained: Trained, label: str) -> None:
@@ -105,48 +126,71 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Taught:
-    """A recipe's teacher, and what is known of its training in this run."""
+    """A recipe's teacher, and what is known of its training in this run. One that is not `ready` has still to be
+    trained: it is of the right shapes and costs, not of the right values."""
 
     teacher: Teacher
     cost: dict[str, float]
     history: list[dict[str, float]]
+    ready: bool = True
 
 
-def claim(folder: Path, recipe: Recipe) -> None:
+def claim(folder: Path, recipe: Recipe, grows: Sequence[str] = GROWS, *, students: bool = True) -> None:
     """Makes the folder this recipe's; another recipe's folder is an error that names the first difference.
 
-    A folder in which nothing was trained yet, because the recipe had a mistake, is taken over.
+    Where and how labels are kept may differ, as this changes no teacher. With `students`, which are going to be trained
+    there, what they learn from may not. A folder in which nothing was trained yet, because the recipe had a mistake, is
+    taken over.
     """
     path = folder / RECIPE
     resolved = recipe.resolved()
-    if path.exists() and any(each != path for each in folder.iterdir()):
-        try:
-            old = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError):
-            raise LimbeckError(f"{path}: unreadable; delete the run folder {folder} and run again") from None
-        fixed = [{key: value for key, value in each.items() if key not in GROWS} for each in (dict(old), resolved)]
+    old = kept_recipe(folder)
+    if old is not None:
+        fixed = [
+            {key: value for key, value in without_stores(each).items() if key not in grows} for each in (old, resolved)
+        ]
         found = difference(fixed[0], fixed[1])
         if found:
             raise LimbeckError(
                 f"{folder} holds a run of another recipe ({found}); "
                 "choose another folder with --folder, or delete this one"
             )
-    elif folder.exists() and any(each != path for each in folder.iterdir()):
+    elif folder.exists() and any(each.name not in (RECIPE, TAUGHT) for each in folder.iterdir()):
         raise LimbeckError(f"{folder} is not empty and holds no limbeck run; choose another folder with --folder")
-    write_text(path, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+    if students:
+        same_origins(folder, recipe)
+    if students or old is None:
+        write_text(path, yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+
+
+def kept_recipe(folder: Path) -> dict[str, Any] | None:
+    """The resolved recipe of a run folder in which something was trained, with today's defaults for keys that it did
+    not know; None of other folders."""
+    path = folder / RECIPE
+    if not path.exists() or all(each.name in (RECIPE, TAUGHT) for each in folder.iterdir()):
+        return None
+    try:
+        old = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError):
+        raise LimbeckError(f"{path}: unreadable; delete the run folder {folder} and run again") from None
+    try:
+        return Recipe.model_validate(old).resolved()
+    except ValidationError:
+        return old
 
 
 def open_data(recipe: Recipe, say: Say) -> Data:
-    """The recipe's data, with all its labels."""
+    """The recipe's data, with all its labels, normalised as for its label store where there is one."""
     wanted = recipe.data
     say(f"data: {wanted.source}")
-    return load_data(
+    data = load_data(
         wanted.source,
         size=wanted.size,
         validation=wanted.validation,
         image_column=wanted.image_column,
         label_column=wanted.label_column,
     )
+    return prepared_as_labelled(data, stores_of(recipe), say)
 
 
 def training_split(recipe: Recipe, data: Data, seed: int) -> ImageSet:
@@ -155,7 +199,7 @@ def training_split(recipe: Recipe, data: Data, seed: int) -> ImageSet:
     Where the teacher's labels are stored, the views are those that were labelled, in every seed.
     """
     split = data.train
-    store = store_of(recipe)
+    store = one_for_views(stores_of(recipe))
     wanted = recipe.data.labelled
     if wanted != "all":
         mask = labelled_mask(split.labels.numpy(), split.ids.numpy(), len(data.classes), wanted)
@@ -174,7 +218,7 @@ def training_split(recipe: Recipe, data: Data, seed: int) -> ImageSet:
     if views is None:
         return split
     # The partners of mixing are drawn among what was labelled, whatever the split holds now.
-    return split.with_view(view, views.seed, count=views.count).with_mixing(mixing, pool=store_pool(store, data))
+    return mixed_as_labelled(split.with_view(view, views.seed, count=views.count), mixing, store, data)
 
 
 def _augmentation(described: tuple[str, str] | None) -> str:
@@ -183,36 +227,41 @@ def _augmentation(described: tuple[str, str] | None) -> str:
     return " and ".join(part for part in described if part != "None")
 
 
-def store_pool(store: LabelStore, data: Data) -> Tensor:
-    """The samples among which mixing drew its partners: those of the training split when it was labelled."""
-    held_out = torch.cat([data.validation.ids, data.test.ids])
-    ids: Tensor = store.ids.unique()
-    known: Tensor = ids[~torch.isin(ids, held_out)]
-    return known
-
-
-def store_of(recipe: Recipe) -> LabelStore | None:
-    """The label store that the recipe's only teacher has written, or None where its teacher is alive."""
-    if len(recipe.teacher) != 1 or recipe.teacher[0].store is None:
-        return None
-    folder = Path(recipe.teacher[0].store)
-    if not recipe.teacher[0].model or (folder / MANIFEST).exists():
-        return LabelStore.open(folder)
-    return None
-
-
 def open_teacher(session: Session) -> Taught:
     """The recipe's teacher: loaded, or trained on all labels of the training split and kept in the run folder."""
     wanted = session.recipe.teacher
-    if len(wanted) == 1:
-        return _open_one(session, wanted[0], "teacher")
-    taught = [_open_one(session, each, f"teacher-{index}") for index, each in enumerate(wanted)]
+    taught = [_open_one(session, each, teacher_name(session.recipe, index)) for index, each in enumerate(wanted)]
+    if len(taught) == 1:
+        return taught[0]
     cost = {key: sum(each.cost.get(key, 0.0) for each in taught) for each in taught for key in each.cost}
     return Taught(Ensemble([each.teacher for each in taught]), cost, [])
 
 
+def preview_teacher(session: Session) -> Taught:
+    """The recipe's teacher, or untrained models in its place where the run has still to train it."""
+    recipe = session.recipe
+    waiting = [
+        wanted.train is not None
+        and not (session.folder / teacher_name(recipe, index) / RECORD).exists()
+        and store_of(wanted) is None
+        for index, wanted in enumerate(recipe.teacher)
+    ]
+    if not any(waiting):
+        return open_teacher(session)
+    teachers: list[Any] = [
+        session.build(wanted) if waits else _open_one(session, wanted, teacher_name(recipe, index)).teacher
+        for index, (wanted, waits) in enumerate(zip(recipe.teacher, waiting, strict=True))
+    ]
+    return Taught(as_teacher(teachers[0] if len(teachers) == 1 else teachers), {}, [], ready=False)
+
+
+def teacher_name(recipe: Recipe, index: int) -> str:
+    """What one of a recipe's teachers is called in its run folder."""
+    return f"teacher-{index}" if len(recipe.teacher) > 1 else "teacher"
+
+
 def _open_one(session: Session, wanted: TeacherRecipe, name: str) -> Taught:
-    store = store_of(session.recipe)
+    store = store_of(wanted)
     if store is not None:
         return _stored(session, wanted, store, name)
     if wanted.store is not None:
@@ -229,9 +278,11 @@ def _stored(session: Session, wanted: TeacherRecipe, store: LabelStore, name: st
             f"the label store {store.folder} was written for pixels prepared with {dict(plan.preprocessing)}, this "
             f"data is prepared with {mine}; restore the data, or label it again"
         )
+    same_classes(plan.classes, session.data.classes, f"the label store {store.folder}")
+    same_model(store, wanted)
     ready = (session.folder / name / RECORD).exists() if wanted.train is not None else bool(wanted.model)
     live = open_live(session, wanted, name) if ready else None
-    session.say(f"teacher: label store {store.folder}, {plan.teacher}, {store.manifest.records:,} stored answers")
+    session.say(f"{name}: label store {store.folder}, {plan.teacher}, {store.manifest.records:,} stored answers")
     cost, history = (live.cost, live.history) if live is not None else ({}, [])
     return Taught(Stored(store, live.teacher if live is not None else None), cost, history)
 
@@ -300,6 +351,7 @@ def _trained_teacher(session: Session, wanted: TeacherRecipe, config: TrainConfi
         split = split.with_view(view, seed=0).with_mixing(mixing)
         trained = session.train(name, Distiller(model, shortcuts=config.shortcuts), split, config, 0, name)
         session.keep(name, place, wanted, trained, name)
+    same_classes(read_card(place / "last").classes, session.data.classes, str(place))
     record = read_json(place / RECORD)
     teacher = Live(load(place / "last", trust_code=session.trust_code), shortcuts=session.recipe.train.shortcuts)
     return Taught(teacher, record["cost"], record["history"])

@@ -10,20 +10,42 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from limbeck.answers import LOGITS
 from limbeck.checks import LimbeckError
 from limbeck.content import content_ids
 from limbeck.labelling import label
 from limbeck.losses import kd
 from limbeck.processes import processes
 from limbeck.recipe import Recipe, build_augmentation, build_codecs
-from limbeck.session import RECORD, Session, claim, open_data, open_live
+from limbeck.recipe_stores import (
+    LABELS,
+    mixed_as_labelled,
+    prepared_as_labelled,
+    same_model,
+    teacher_text,
+    writable,
+)
+from limbeck.session import (
+    RECORD,
+    Session,
+    claim,
+    open_data,
+    open_live,
+    preview_teacher,
+    same_classes,
+    teacher_name,
+    training_split,
+)
 from limbeck.store import LabelStore
+from limbeck.students import distiller_of
 from limbeck.teachers import Stored, Teacher, same_inputs
 from limbeck.types import Sampled, Target, TopK
 
-LABELS = "labels"
 SAMPLE = 256
 """Records on which a store is compared with its live teacher."""
+SAME_CLASS, KL_APART, FEATURES_APART = 0.99, 1e-2, 0.05
+"""How well a store agrees with its teacher: the share of records with the same most likely class, at least; nats, and
+parts of the largest number of a feature, at most."""
 
 
 def label_recipe(
@@ -32,25 +54,36 @@ def label_recipe(
     """Writes the label store of each of the recipe's teachers: its training split in all views, and its test split.
 
     A teacher with `train` is trained first, in `folder` as a run would. The store goes to the teacher's `store`, or to
-    `folder/labels`.
+    `folder/labels`. Mistakes that would show only when students learn from the labels are found before.
 
     Raises:
-        LimbeckError: as `limbeck.run.run` and `limbeck.label`; a teacher that is only a store.
+        LimbeckError: as `limbeck.run.run` and `limbeck.label`; a teacher that is only a store; a term of the recipe
+            that could not be computed from the labels; a place where nothing can be written.
     """
     say = say if processes().is_main_process else _silent
+    recipe = recipe.model_copy(update={"methods": {}})  # as a run has it, which may share the folder
+    for index, wanted in enumerate(recipe.teacher):
+        if not wanted.model:
+            name = teacher_name(recipe, index)
+            raise LimbeckError(f"{name}: is only a label store ({wanted.store}); name its model to label with")
     if processes().is_main_process:
-        claim(folder, recipe)
-    data = open_data(recipe, say)
-    session = Session(recipe, data, folder, trust_code, say)
+        claim(folder, recipe, students=False)
+    alive = _alive(recipe)
+    data = open_data(alive, say)
+    session = Session(alive, data, folder, trust_code, say)
+    _served(session, recipe)
+    paths = [store_path(recipe, folder, index) for index in range(len(recipe.teacher))]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise LimbeckError(f"the teachers of {recipe.name} share a store ({paths[0]}); give each a folder of its own")
+    if processes().is_main_process:
+        for path in paths:
+            writable(path)
     view, mixing = build_augmentation(recipe.data.augment, data.train.preprocessing.size[0], "data.augment")
     count = recipe.label.views if view is not None or mixing is not None else None
     train = data.train.with_view(view, 0, count=count).with_mixing(mixing)
     stores = []
     for index, wanted in enumerate(recipe.teacher):
-        name = "teacher" if len(recipe.teacher) == 1 else f"teacher-{index}"
-        if not wanted.model:
-            raise LimbeckError(f"{name}: is only a label store ({wanted.store}); name its model to label with")
-        path = store_path(recipe, folder, index)
+        name, path = teacher_name(recipe, index), paths[index]
         teacher = open_live(session, wanted, name).teacher
         say(f"{name}: labels go to {path}")
         stores.append(
@@ -60,12 +93,46 @@ def label_recipe(
                 path,
                 signals=build_codecs(recipe.label.signals),
                 batch_size=recipe.label.batch_size,
-                name=wanted.model,
+                name=teacher_text(wanted),
                 workers=recipe.train.workers,
+                classes=data.classes,
                 say=say,
             )
         )
     return stores
+
+
+def _alive(recipe: Recipe) -> Recipe:
+    """The recipe with its teachers alone, as if nothing had been stored of them."""
+    return recipe.model_copy(
+        update={"teacher": [wanted.model_copy(update={"store": None}) for wanted in recipe.teacher]}
+    )
+
+
+def _served(session: Session, recipe: Recipe) -> None:
+    """Raises LimbeckError where a term of the recipe could not be computed from what is going to be stored."""
+    codecs = build_codecs(recipe.label.signals)
+    teacher = preview_teacher(session).teacher
+    for setting, variant in recipe.variants().items():
+        variant = _alive(variant)
+        learner = variant.assistants[0] if variant.assistants else variant.student
+        split = training_split(variant, session.data, 0)
+        distiller = distiller_of(session.build(learner), teacher, variant, split)
+        for term in distiller.objective.terms:
+            for name in term.teacher_names if term.uses_teacher else ():
+                codec = codecs.get(name or LOGITS)
+                why = codec.refuses(term.loss) if codec is not None else (
+                    f"needs the teacher's {name or LOGITS!r}, of which label.signals keeps nothing; add it, with the "
+                    "codec 'features' or one for logits"
+                )  # fmt: skip
+                if why:
+                    where = f"settings.{setting}: " if setting else ""
+                    raise LimbeckError(f"{where}{term.title}: {why}")
+                if len(recipe.teacher) > 1 and codec is not None and codec.kind is not Tensor:
+                    raise LimbeckError(
+                        f"label.signals.{name or LOGITS}: {len(recipe.teacher)} teachers are averaged, which needs "
+                        f"whole tensors of each; take the codec 'dense' instead of {codec.name!r}"
+                    )
 
 
 def store_path(recipe: Recipe, folder: Path, index: int = 0) -> Path:
@@ -118,46 +185,64 @@ def inspect_store(store: LabelStore) -> list[Finding]:
 
 def compare_with_teacher(recipe: Recipe, folder: Path, store: LabelStore, *, trust_code: bool = False) -> list[Finding]:
     """How a store agrees with the recipe's live teacher on a sample of its records."""
-    data = open_data(recipe, _silent)
+    data = prepared_as_labelled(open_data(_alive(recipe), _silent), [store], _silent)
     session = Session(recipe, data, folder, trust_code, _silent)
-    wanted = recipe.teacher[0]
-    trained = wanted.train is None or (folder / "teacher" / RECORD).exists()
+    index = _whose(recipe, folder, store)
+    wanted, name = recipe.teacher[index], teacher_name(recipe, index)
+    try:
+        same_classes(store.manifest.plan.classes, data.classes, f"the label store {store.folder}")
+        same_model(store, wanted)
+    except LimbeckError as error:
+        return [Finding("agreement", str(error), ok=False)]
+    trained = wanted.train is None or (folder / name / RECORD).exists()
     if not wanted.model or not trained:
-        return [Finding("agreement", f"not looked at: the recipe's teacher is not ready in {folder}")]
-    teacher = open_live(session, wanted, "teacher").teacher
+        return [Finding("agreement", f"not looked at: the recipe's {name} is not ready in {folder}")]
+    teacher = open_live(session, wanted, name).teacher
     if teacher.identity() != store.manifest.plan.weights:
         text = f"the recipe's teacher has other weights ({teacher.identity()[:16]}…) than the store's"
         return [Finding("agreement", text, ok=False)]
     view, mixing = build_augmentation(recipe.data.augment, data.train.preprocessing.size[0], "data.augment")
     views = store.manifest.plan.views
-    train = (
-        data.train if views is None else data.train.with_view(view, views.seed, count=views.count).with_mixing(mixing)
-    )
+    train = data.train
+    if views is not None:
+        train = mixed_as_labelled(train.with_view(view, views.seed, count=views.count), mixing, store, data)
     chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:SAMPLE]
     batch = train.__getitems__(chosen.tolist())
     rows = store.rows(batch["ids"], batch["views"])
-    same_inputs(store, rows, content_ids(batch["inputs"]))
-    return [
-        Finding("agreement", f"{name}: {text}")
-        for name in store.signals
-        for text in _agreement(Stored(store), teacher, name, batch)
-    ]
+    held = rows >= 0
+    if not bool(held.any()):
+        return [Finding("agreement", "the store holds none of the recipe's training samples", ok=False)]
+    batch = {key: tensor[held] for key, tensor in batch.items()}
+    same_inputs(store, rows[held], content_ids(batch["inputs"]))
+    return [each for name in store.signals for each in _agreement(Stored(store), teacher, name, batch)]
 
 
-def _agreement(stored: Stored, live: Teacher, name: str, batch: Any) -> list[str]:
-    """In words, how a stored signal agrees with a live one."""
+def _whose(recipe: Recipe, folder: Path, store: LabelStore) -> int:
+    """Which of a recipe's teachers a store is of, by where it is, else by what it is called."""
+    for index in range(len(recipe.teacher)):
+        if store_path(recipe, folder, index).resolve() == store.folder.resolve():
+            return index
+    names = [teacher_text(wanted) for wanted in recipe.teacher]
+    return names.index(store.manifest.plan.teacher) if store.manifest.plan.teacher in names else 0
+
+
+def _agreement(stored: Stored, live: Teacher, name: str, batch: Any) -> list[Finding]:
+    """How a stored signal agrees with a live one, and whether that is as well as its codec keeps it."""
     stored.require([name])
     live.require([name])
     kept, given = stored(batch).target(name), live(batch)[name].float().cpu()
-    if isinstance(kept, Tensor) and name != "logits":
-        scale = float(given.abs().max())
-        return [f"largest difference {float((kept - given).abs().max()):.2e} of {scale:.2e} on {len(given)} records"]
-    best = _most_likely(kept)
-    same = float((best == given.argmax(-1)).double().mean())
-    lines = [f"the most likely class is the same for {100 * same:.1f} % of {len(given)} records"]
+    if isinstance(kept, Tensor) and name != LOGITS:
+        scale, apart = float(given.abs().max()), float((kept - given).abs().max())
+        text = f"{name}: largest difference {apart:.2e} of {scale:.2e} on {len(given)} records"
+        return [Finding("agreement", text, ok=apart <= FEATURES_APART * scale)]
+    same = float((_most_likely(kept) == given.argmax(-1)).double().mean())
+    text = f"{name}: the most likely class is the same for {100 * same:.1f} % of {len(given)} records"
+    # The most frequent draw need not be the most likely class.
+    found = [Finding("agreement", text, ok=same >= SAME_CLASS or isinstance(kept, Sampled))]
     if isinstance(kept, Tensor):
-        lines.append(f"KL of live from stored {float(kd(kept, given, temperature=1.0).mean()):.1e} nats")
-    return lines
+        kl = float(kd(kept, given, temperature=1.0).mean())
+        found.append(Finding("agreement", f"{name}: KL of live from stored {kl:.1e} nats", ok=kl <= KL_APART))
+    return found
 
 
 def _most_likely(target: Target) -> Tensor:

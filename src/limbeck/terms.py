@@ -58,9 +58,9 @@ class Term:
 
     Args:
         weight: a number, or a Schedule.
-        student, teacher: a signal each: `logits`, or the path of a module to tap; or a tuple of them, for a loss that
-            takes several together. Left empty they are the logits, or for a loss on features the taps that
-            `limbeck.pairing` proposes, which needs the Distiller's `example`.
+        student, teacher: a signal each: `logits`, or the path of a module to tap (`fc.input` for what enters one); or a
+            tuple of them, for a loss that takes several together. Left empty they are the logits, or for a loss on
+            features the taps that `limbeck.pairing` proposes, which needs the Distiller's `example`.
         projector: maps the student's signal to the teacher's shape and is trained with the student.
         name: what logs call the term; left empty, it is the loss's.
         own: `teacher` names a signal of the student itself, which gets no gradient from this term: a deeper layer

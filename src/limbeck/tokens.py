@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from limbeck.checks import LimbeckError
-from limbeck.content import content_ids
+from limbeck.content import text_content
 from limbeck.types import UNLABELLED, Batch, LinearHead, Signal
 
 IGNORED = -100
@@ -22,25 +22,34 @@ class TokenPlan:
 
     A hidden state counts where `attention_mask` is 1. A causal model's logits at position j predict token j + 1: they
     count where both are text, `labels` at j + 1 is not -100 (-1 distils without a label), and j + 1 does not begin
-    another packed document (`position_ids` starting again, or another number in `document_ids`).
+    another packed document (`position_ids` starting again, or another number in `document_ids`). Another model's logits
+    with a row a token, as of an encoder that tags tokens, count where the text does and the token's label, if each has
+    one, is not -100.
 
     Attributes:
-        labels: of the tokens predicted, (items,) int64, for a causal model; the batch's own labels otherwise.
+        labels: of the items that logits are given for, (items,) int64; the batch's own where these are not of tokens.
     """
 
     def __init__(self, batch: Batch, *, causal: bool, compact: bool = True) -> None:
         ids = batch.get("input_ids", batch.get("inputs"))
         if ids is None:
             raise LimbeckError(f"a batch of texts needs input_ids (or inputs), got {', '.join(batch)}")
-        self.shape = (len(ids), ids.shape[1])
+        self.shape: tuple[int, int] = (len(ids), ids.shape[1])
         self._compact = compact
         self._valid = _Positions.where(batch.get("attention_mask"), self.shape, compact)
         self.labels = batch.get("labels")
-        self._next: _Positions | None = None
+        self._logits: _Positions | None = self._valid
         if causal:
             where, labels = next_tokens(batch, ids)
-            self._next = _Positions.where(where, self.shape, compact)
-            self.labels = self._next.take(labels)
+            self._logits = _Positions.where(where, self.shape, compact)
+            self.labels = self._logits.take(labels)
+        elif "decoder_input_ids" in batch:
+            self._logits = None  # they are of other tokens
+        elif self.labels is not None and tuple(self.labels.shape) == self.shape and not self.labels.is_floating_point():
+            where = self.labels != IGNORED
+            where = where if "attention_mask" not in batch else where & batch["attention_mask"].bool()
+            self._logits = _Positions.where(where, self.shape, compact)
+            self.labels = self._logits.take(self.labels.masked_fill(~where, UNLABELLED))
 
     def apply(self, signal: Signal) -> Signal:
         """The signal with one row for each token that counts; what has no row a token stays as it is."""
@@ -53,10 +62,10 @@ class TokenPlan:
                 masks[name] = positions.mask
         targets = dict(signal.targets)
         for name, target in targets.items():
-            if isinstance(target, LinearHead) and target.hidden.dim() == 3 and self._next is not None:
-                targets[name] = replace(target, hidden=self._next.take(target.hidden))
-                if self._next.mask is not None:
-                    masks[name] = self._next.mask
+            if isinstance(target, LinearHead) and target.hidden.dim() == 3 and self._logits is not None:
+                targets[name] = replace(target, hidden=self._logits.take(target.hidden))
+                if self._logits.mask is not None:
+                    masks[name] = self._logits.mask
         return Signal(tensors, masks, targets)
 
     def covers(self, name: str, tensor: Tensor) -> bool:
@@ -64,61 +73,81 @@ class TokenPlan:
         return self._positions(name, tensor) is not None
 
     @property
-    def next_count(self) -> int | Tensor:
-        """How many tokens are predicted."""
-        assert self._next is not None
-        return self._next.count
+    def logits_count(self) -> int | Tensor:
+        """How many tokens logits are given for."""
+        assert self._logits is not None
+        return self._logits.count
 
     @property
     def valid_count(self) -> int | Tensor:
         """How many tokens are text."""
         return self._valid.count
 
-    def where(self, per: str) -> Tensor:
-        """The flattened positions, (items,) int64, at which signals have rows: `token` or `next-token`."""
-        positions = self._next if per == "next-token" else self._valid
+    def where(self, name: str) -> Tensor:
+        """The flattened positions, (items,) int64, at which a signal with a row a token has its rows."""
+        positions = self._logits if name == LOGITS else self._valid
         assert positions is not None
         return positions.index(self.shape)
 
     def _positions(self, name: str, tensor: Tensor) -> _Positions | None:
         if tensor.dim() < 3 or tuple(tensor.shape[:2]) != self.shape or name.startswith("attention."):
             return None
-        return self._next if name == LOGITS else self._valid
+        return self._logits if name == LOGITS else self._valid
 
 
-def text_addresses(batch: Batch, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """For each token of `ids` (batch, length) the id of the text it belongs to, and its place in it, of that shape.
+class Addresses:
+    """Of each token of a batch of texts on the CPU the text that it belongs to, and its place in it.
 
-    A text is called by the batch's `ids`, or by its content. In a packed batch (`position_ids` that start again) each
-    document is a text, called by `document_ids` or by its content.
+    A text is called by the batch's `ids`, or by its content. In a packed batch (`position_ids` that start again, or
+    `document_ids`) each document is a text, called by `document_ids` or by its content. Padding belongs to none.
+
+    Attributes:
+        names: the id of each token's text, (batch, length) int64.
+        places: its place in that text, (batch, length) int64.
+        real: what is no padding, (batch, length) boolean.
+        packed: whether a row holds several texts.
     """
-    mask, positions = batch.get("attention_mask"), batch.get("position_ids")
-    names = batch.get("document_ids")
-    real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
-    if names is None and positions is None:
-        texts = batch["ids"] if "ids" in batch else content_ids(ids, real)
-        return texts.unsqueeze(1).expand_as(ids), real.long().cumsum(1) - 1
-    begins = torch.ones_like(ids, dtype=torch.bool)
-    if positions is not None:
-        begins[:, 1:] = positions[:, 1:] <= positions[:, :-1]
-    if names is not None:
-        changes = names[:, 1:] != names[:, :-1]
-        begins[:, 1:] = changes if positions is None else begins[:, 1:] | changes
-    at = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    places = at - torch.where(begins, at, 0).cummax(1).values
-    if names is None:
-        names = _document_names(ids.flatten(), begins.flatten(), places.flatten()).view_as(ids)
-    return names, places
 
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        ids = batch["input_ids"]
+        mask, positions, names = (batch.get(each) for each in ("attention_mask", "position_ids", "document_ids"))
+        self.real = torch.ones_like(ids, dtype=torch.bool) if mask is None or mask.dim() != 2 else mask.bool()
+        before = self.real.long().cumsum(1) - self.real.long()
+        begins = torch.zeros_like(ids, dtype=torch.bool)
+        if positions is not None:
+            begins[:, 1:] = positions.expand_as(ids)[:, 1:] <= positions.expand_as(ids)[:, :-1]
+        if names is not None:
+            begins[:, 1:] |= names[:, 1:] != names[:, :-1]
+        self.packed = names is not None or bool((begins & self.real & (before > 0)).any())
+        begins = begins if self.packed else torch.zeros_like(begins)
+        begins[:, 0] = True
+        at = torch.arange(ids.shape[1]).expand_as(ids)
+        self.places = before - before.gather(1, torch.where(begins, at, 0).cummax(1).values)
+        self._document = begins.flatten().long().cumsum(0).view_as(ids) - 1
+        if names is not None:
+            self.names = names
+        elif "ids" in batch and not self.packed:
+            self.names = batch["ids"].unsqueeze(1).expand_as(ids)
+        else:
+            self.names = self.content()
 
-def _document_names(ids: Tensor, begins: Tensor, places: Tensor) -> Tensor:
-    """The content id of the document that each token (tokens,) belongs to."""
-    document = begins.long().cumsum(0) - 1
-    lengths = document.bincount()
-    padded = ids.new_zeros(len(lengths), int(lengths.max()))
-    padded[document, places] = ids
-    inside = torch.arange(padded.shape[1], device=ids.device) < lengths.unsqueeze(1)
-    return content_ids(padded, inside)[document]
+    def content(self) -> Tensor:
+        """The content id of each token's text, (batch, length) int64."""
+        ids, segments = self._batch["input_ids"], self._batch.get("token_type_ids")
+        if not self.packed:
+            return text_content(ids, self.real, segments).unsqueeze(1).expand_as(ids)
+        document, place = self._document[self.real], self.places[self.real]
+        shape = (int(self._document[-1, -1]) + 1, int(self.places.max()) + 1)
+        inside = torch.zeros(shape, dtype=torch.bool)
+        inside[document, place] = True
+
+        def apart(values: Tensor) -> Tensor:
+            texts = torch.zeros(shape, dtype=torch.int64)
+            texts[document, place] = values[self.real].long()
+            return texts
+
+        return text_content(apart(ids), inside, None if segments is None else apart(segments))[self._document]
 
 
 class _Positions:

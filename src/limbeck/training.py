@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from limbeck.trainer import DistillTrainer, last_checkpoint
 
 SELECTED = "selected.safetensors"
 SELECTION_METRIC = "eval_accuracy"
+PROBES, PROBE_SHARE = 20, 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +106,7 @@ def train(
     metrics: Callable[[Any], dict[str, float]] | None = None,
     collate: Callable[[Any], Any] | None = None,
     logs: Path | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Trained:
     """Trains a Distiller's student for the whole budget, with a progress bar.
 
@@ -114,6 +116,7 @@ def train(
         label: what the progress bar says.
         metrics: from transformers' EvalPrediction to named numbers, among them `accuracy`; for validation.
         logs: a folder for TensorBoard, or None.
+        callbacks: transformers' callbacks, which may stop the training early.
     """
     config = config or TrainConfig()
     train_data, own_collate = as_training_data(train_data, None)
@@ -129,18 +132,18 @@ def train(
         optimizer = _optimizer(config, distiller)
         scheduler = LambdaLR(optimizer, lambda step: _schedule(config, step, total_steps))
         clock = _Clock()
-        callbacks: list[TrainerCallback] = [
+        own: list[TrainerCallback] = [
             clock,
             _Rhythm(config, total_steps, evaluates=validation_data is not None),
             _Bar(label, total_steps),
         ]
         if validation_data is not None:
-            callbacks.append(_KeepBest(place))
+            own.append(_KeepBest(place))
         if logs is not None:
             from torch.utils.tensorboard import SummaryWriter
 
             writer: Any = SummaryWriter
-            callbacks.append(TensorBoardCallback(writer(log_dir=str(logs))))
+            own.append(TensorBoardCallback(writer(log_dir=str(logs))))
         trainer = DistillTrainer(
             distiller,
             arguments,
@@ -148,7 +151,8 @@ def train(
             train_dataset=train_data,
             eval_dataset=validation_data,
             compute_metrics=metrics,
-            callbacks=callbacks,
+            callbacks=[*own, *callbacks],
+            probe_every=_probe_every(total_steps, len(distiller.objective.terms)),
             optimizers=(optimizer, scheduler),
         )
         for callback in list(trainer.callback_handler.callbacks):
@@ -220,6 +224,13 @@ def _arguments(config: TrainConfig, samples: int, folder: Path, seed: int) -> tu
         log_level="error",
     )
     return arguments, steps
+
+
+def _probe_every(total: int, terms: int) -> int:
+    """Steps from probe to probe: twenty probes a training, or as many as take a twentieth of its time. A probe runs
+    student and teacher once and goes back once for each term, which with all that is around it is less than a step a
+    term, and one more."""
+    return max(math.ceil(total / PROBES), math.ceil((terms + 1) / PROBE_SHARE))
 
 
 def _optimizer(config: TrainConfig, distiller: Distiller) -> Optimizer:

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from limbeck.checks import LimbeckError
-from limbeck.metrics import mean_std, paired
+from limbeck.metrics import holm, interval, mean_std, paired
 
 
 def test_paired_t_by_its_formula() -> None:
@@ -52,3 +52,25 @@ def test_mistakes_are_named() -> None:
 def test_one_value_has_no_spread() -> None:
     """NaN, which JSON cannot hold, as the deviation of one seed."""
     assert mean_std([0.5]) == (0.5, 0.0)
+
+
+def test_holm_by_hand() -> None:
+    """Corrections in the wrong order, not growing with p, or above 1."""
+    # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1; none below the one before it.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.6]) == [1.0, 1.0]
+    assert holm([0.2]) == [0.2]
+    assert holm([]) == []
+
+
+def test_a_comparison_without_a_p_value_still_counts() -> None:
+    """Fewer comparisons than were made, so that chance passes for a gain."""
+    assert holm([0.01, None, 0.02]) == [pytest.approx(0.03), None, pytest.approx(0.04)]
+
+
+def test_interval_by_hand() -> None:
+    """A normal interval in place of Student's, or the deviation in place of the mean's error."""
+    # t(0.975, 2 degrees) = 4.302653 times 1 / √3.
+    assert interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.484138, 2 + 2.484138), abs=1e-5)
+    assert interval([0.5]) is None
+    assert interval([]) is None

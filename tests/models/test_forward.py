@@ -138,3 +138,20 @@ def test_overhead_of_a_plain_module() -> None:
         return min(times)
 
     assert fastest(lambda: run(BATCH)) - fastest(lambda: model(BATCH["inputs"])) < 10e-6
+
+
+def test_documents_of_a_packed_row_do_not_see_each_other() -> None:
+    """With a cache, which only generation needs, transformers attends from one packed document to those before it."""
+    config = transformers.LlamaConfig(
+        vocab_size=31, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
+    )
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(config).eval()
+    first, second = torch.randint(3, 31, (5,)), torch.randint(3, 31, (7,))
+    packed = {
+        "input_ids": torch.cat([first, second])[None],
+        "position_ids": torch.cat([torch.arange(5), torch.arange(7)])[None],
+    }
+    logits = forward_of(model)(packed)["logits"][0]
+    alone = torch.cat([forward_of(model)({"input_ids": each[None]})["logits"][0] for each in (first, second)])
+    torch.testing.assert_close(logits, alone)

@@ -25,13 +25,17 @@ def fidelity(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> 
     log_student, log_teacher = student.log_softmax(-1), teacher.log_softmax(-1)
     # Where the teacher's probability is 0 its share is 0, also if the student rules the class out as well.
     shares = torch.where(log_teacher.isneginf(), 0.0, log_teacher.exp() * (log_teacher - log_student))
-    values = {
-        "agreement": float((student.argmax(-1) == teacher.argmax(-1)).double().mean()),
-        "teacher_kl": float(shares.sum(-1).mean()),
-    }
+    found = agreement(student.argmax(-1), teacher.argmax(-1), labels)
+    return {"agreement": found.pop("agreement"), "teacher_kl": float(shares.sum(-1).mean()), **found}
+
+
+def agreement(student: Tensor, teacher: Tensor, labels: Tensor) -> dict[str, float]:
+    """What `fidelity` gives but the divergence, from the top-1 classes alone: `student`, `teacher` and `labels` are
+    (samples,) int64."""
+    values = {"agreement": float((student == teacher).double().mean())}
     labelled = labels != UNLABELLED
     if labelled.any():
-        student_right, teacher_right = ((logits.argmax(-1) == labels)[labelled] for logits in (student, teacher))
+        student_right, teacher_right = ((predicted == labels)[labelled] for predicted in (student, teacher))
         parts = {
             "both_right": student_right & teacher_right,
             "both_wrong": ~student_right & ~teacher_right,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -47,6 +48,35 @@ def paired(metric: str, a: str, b: str, values_a: Sequence[float], values_b: Seq
             f"{metric}: a seed of {a} or {b} is not finite: its training diverged; leave it out or run it again"
         )
     return Claim(metric, a, b, mean_a, mean_b, std_a, std_b, _p_value(left, right), len(values_a))
+
+
+def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
+    """The confidence interval of a mean over seeds by Student's t distribution; None of fewer than two values."""
+    if len(values) < 2:
+        return None
+    mean, std = mean_std(values)
+    half = float(stats.t.ppf(0.5 + level / 2, len(values) - 1)) * std / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """P-values corrected for their number, so that the chance of even one false claim among them stays what each says.
+
+    A comparison without a p-value claims nothing, and still counts as one that was made.
+
+    Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of Statistics 6.
+    """
+    order = sorted(range(len(p_values)), key=lambda index: _or_one(p_values[index]))
+    corrected: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * _or_one(p_values[index])))
+        corrected[index] = None if p_values[index] is None else largest
+    return corrected
+
+
+def _or_one(p: float | None) -> float:
+    return 1.0 if p is None else p
 
 
 def _p_value(left: np.ndarray, right: np.ndarray) -> float | None:

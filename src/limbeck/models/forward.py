@@ -64,7 +64,10 @@ def forward_of(model: nn.Module, options: Collection[str] = ()) -> Callable[[Bat
 
     main = inner.main_input_name
     accepted = frozenset(inspect.signature(inner.forward).parameters) - {"labels"}
-    switched_on: dict[str, Any] = dict.fromkeys(options, True)
+    settings: dict[str, Any] = dict.fromkeys(options, True)
+    if "use_cache" in accepted:
+        # Nothing is generated; and with a cache, transformers lets the documents of a packed row see each other.
+        settings["use_cache"] = False
 
     def named(batch: Batch) -> Signal:
         arguments: dict[str, Any] = {name: value for name, value in batch.items() if name in accepted}
@@ -75,7 +78,7 @@ def forward_of(model: nn.Module, options: Collection[str] = ()) -> Callable[[Bat
                     "give the batch that entry"
                 )
             arguments[main] = batch["inputs"]
-        arguments |= switched_on
+        arguments |= settings
         return signal_of(model(**arguments), inner)
 
     return named

@@ -7,7 +7,6 @@ from torch import nn
 
 from limbeck.types import Batch
 
-
 CRASHES_BELOW = 16
 """Input channels of a strided 1×1 convolution below which torch's backward pass on channels-last memory ends the whole
 process on a processor (seen in torch 2.14.1, with images of 48 pixels a side and more)."""

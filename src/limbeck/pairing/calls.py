@@ -152,7 +152,9 @@ def _few(batch: Batch, main: str) -> dict[str, Tensor]:
     if source.dim() != 2 or source.is_floating_point() or any(each.dim() > 2 for each in few.values()):
         return few
     length = source.shape[1]
-    return {name: each[:, :LENGTH] if each.dim() == 2 and each.shape[1] == length else each for name, each in few.items()}
+    return {
+        name: each[:, :LENGTH] if each.dim() == 2 and each.shape[1] == length else each for name, each in few.items()
+    }
 
 
 def _listed(states: dict[str, Tensor], kind: str) -> list[tuple[str, Shape]]:

@@ -45,7 +45,7 @@ def expand(
     looks = _Looks(student, teacher, example)
     done: list[Term] = []
     for term in terms:
-        if term.loss.wants == LOGITS or term.student != "" or term.teacher != "" or _lacks_teacher(term, teacher):
+        if not _is_open(term) or (term.uses_teacher and teacher is None):
             done.append(term)
             continue
         try:
@@ -59,8 +59,10 @@ def expand(
     return done
 
 
-def _lacks_teacher(term: Term, teacher: Teacher | nn.Module | None) -> bool:
-    return term.uses_teacher and teacher is None
+def _is_open(term: Term) -> bool:
+    """Whether a term on features leaves open which."""
+    unsaid = ("", LOGITS) if term.loss.name in ANSWERED else ("",)
+    return term.loss.wants != LOGITS and term.student == "" and term.teacher in unsaid
 
 
 class _Looks:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from limbeck.recipe.build import build_augmentation, build_codecs, build_loss, build_terms, build_view
+from limbeck.recipe.build import (
+    WEIGHT_KEYS,
+    build_augmentation,
+    build_codecs,
+    build_loss,
+    build_terms,
+    build_view,
+)
 from limbeck.recipe.schema import (
+    AssistantRecipe,
     DataRecipe,
     LabelRecipe,
     ModelRecipe,
     Recipe,
+    StartRecipe,
+    StudentRecipe,
     TeacherRecipe,
     expected_preprocessing,
     read_recipe,
@@ -15,10 +25,14 @@ from limbeck.recipe.schema import (
 )
 
 __all__ = [
+    "WEIGHT_KEYS",
+    "AssistantRecipe",
     "DataRecipe",
     "LabelRecipe",
     "ModelRecipe",
     "Recipe",
+    "StartRecipe",
+    "StudentRecipe",
     "TeacherRecipe",
     "build_augmentation",
     "build_codecs",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from limbeck.balance import Balancing
 from limbeck.checks import LimbeckError, nearest
 from limbeck.recipe.build import build_augmentation, build_codecs, build_terms
 from limbeck.training import TrainConfig
@@ -22,6 +24,9 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""Names that folders and rows can have."""
 
 SHARED = ("name", "teacher", "seeds", "data.source", "data.size", "data.validation", "label")
 """What all settings of a recipe have in common: one teacher, one test split."""
@@ -110,6 +115,26 @@ class TeacherRecipe(ModelRecipe):
         return value
 
 
+class StartRecipe(_Strict):
+    """Which of its teacher's layers a student starts from (see `limbeck.starting.copy_layers`), alone as well."""
+
+    layers: Literal["every", "first", "last", "first-last"] | list[int] = "every"
+    blocks: str = ""
+
+
+class StudentRecipe(ModelRecipe):
+    """The model that learns. With `start` its first weights are its teacher's."""
+
+    start: StartRecipe | None = None
+
+
+class AssistantRecipe(ModelRecipe):
+    """A model that learns from the teacher, or from the assistant before it, and then teaches; on the student's budget
+    where it has no `train` of its own."""
+
+    train: TrainConfig | None = None
+
+
 class LabelRecipe(_Strict):
     """What `limbeck label` stores of the teacher.
 
@@ -132,23 +157,30 @@ class LabelRecipe(_Strict):
 class Recipe(_Strict):
     """A whole experiment. Every field but `name`, `data`, `teacher` and `student` has a default.
 
-    `settings` are further experiments with the same teacher: a name, and the keys that it changes.
+    `settings` are further experiments with the same teacher: a name, and the keys that it changes. `assistants` stand
+    between teacher and student, largest first (Mirzadeh et al. 2020, arXiv:1902.03393); `generations` above 1 let each
+    student teach the next (Furlanello et al. 2018, arXiv:1805.04770). `methods` are terms by the name of a method, for
+    `limbeck compare` to take in the place of the table's.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=NAME)
     task: Literal["image-classification"] = "image-classification"
     about: str = ""
     data: DataRecipe
     teacher: list[TeacherRecipe] = Field(min_length=1)
-    student: ModelRecipe
+    assistants: list[AssistantRecipe] = Field(default_factory=list)
+    student: StudentRecipe
+    generations: int = Field(default=1, ge=1)
     terms: list[dict[str, Any]] = Field(
         default=[{"loss": "supervised", "weight": 0.1}, {"loss": "kd", "weight": 0.9, "temperature": 4.0}],
         min_length=1,
     )
+    balance: Balancing = "fixed"
     train: TrainConfig = TrainConfig()
     label: LabelRecipe = LabelRecipe()
     seeds: int = Field(default=3, ge=1)
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    methods: dict[str, list[dict[str, Any]]] = Field(default_factory=dict)
 
     @field_validator("teacher", mode="before")
     @classmethod
@@ -161,6 +193,18 @@ class Recipe(_Strict):
     @classmethod
     def _terms(cls, value: list[dict[str, Any]]) -> list[dict[str, Any]]:
         build_terms(value)
+        return value
+
+    @field_validator("methods")
+    @classmethod
+    def _methods(cls, value: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+        for name, terms in value.items():
+            if not re.fullmatch(NAME, name) or name in ("teacher", "alone", "distilled"):
+                raise LimbeckError(f"methods.{name}: expected a name of letters, digits, dots, - and _ of its own")
+            try:
+                build_terms(terms)
+            except LimbeckError as error:
+                raise LimbeckError(f"methods.{name}: {error}") from None
         return value
 
     def variants(self) -> dict[str, Recipe]:
@@ -305,8 +349,8 @@ def _message(error: Any) -> str:
 def _known_keys(place: Sequence[str]) -> list[str]:
     """The keys that a recipe may have at a place."""
     known: dict[str, type[BaseModel | TrainConfig]] = {
-        "": Recipe, "data": DataRecipe, "teacher": TeacherRecipe, "student": ModelRecipe, "train": TrainConfig,
-        "normalize": NormalizeRecipe, "label": LabelRecipe,
+        "": Recipe, "data": DataRecipe, "teacher": TeacherRecipe, "student": StudentRecipe, "train": TrainConfig,
+        "normalize": NormalizeRecipe, "label": LabelRecipe, "assistants": AssistantRecipe, "start": StartRecipe,
     }  # fmt: skip
     named = [part for part in place if not part.isdigit()]
     model = known.get(named[-1] if named else "", Recipe)

@@ -35,7 +35,7 @@ def learning_curves(found: Sequence[tuple[Group, list[Details]]]) -> list[Pictur
 
 
 def _learning_curve(key: str, histories: list[tuple[Group, Histories]]) -> Picture | None:
-    lines = [(group, *_over_seeds(seeds, key)) for group, seeds in histories]
+    lines = [(group, *over_seeds(seeds, key)) for group, seeds in histories]
     lines = [line for line in lines if len(line[1]) > 1]
     if not lines:
         return None
@@ -45,7 +45,7 @@ def _learning_curve(key: str, histories: list[tuple[Group, Histories]]) -> Pictu
 
     def paint(axes: Axes) -> None:
         for group, steps, mean, low, high in lines:
-            colour = colour_of(group.role)
+            colour = colour_of(group)
             axes.plot(
                 steps,
                 scale * mean,
@@ -69,7 +69,7 @@ def _learning_curve(key: str, histories: list[tuple[Group, Histories]]) -> Pictu
     return Picture(name, f"{name} over the training steps: {ends}.", draw(paint))
 
 
-def _over_seeds(seeds: Histories, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def over_seeds(seeds: Histories, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Steps, and the mean, lowest and highest value of the seeds at each, thinned for a figure."""
     values: dict[float, list[float]] = {}
     for seed in seeds:
@@ -90,7 +90,7 @@ def _dash(group: Group, groups: Sequence[Group]) -> str:
     return DASHES[settings.index(group.setting) % len(DASHES)]
 
 
-def precision_recall(found: Sequence[tuple[Group, list[Details]]]) -> list[Picture]:
+def precision_recall(found: Sequence[tuple[Group, list[Details]]], worst: int = WORST) -> list[Picture]:
     """All decisions in one ranking, then the classes on which the distilled student is worst; first seeds."""
     curves = [(g, d[0].pr_curves) for g, d in found if d and d[0].pr_curves is not None]
     models = [(group, both) for group, both in curves if both is not None]
@@ -101,7 +101,7 @@ def precision_recall(found: Sequence[tuple[Group, list[Details]]]) -> list[Pictu
     peers = [(g, c.per_class) for g, c in models if g.setting == models[0][0].setting]
     # With many classes each model keeps other curves; one alone compares nothing.
     names = [name for name in judge.per_class if sum(name in c for _, c in peers) >= min(2, len(peers))]
-    for name in sorted(names, key=lambda name: _area(judge.per_class[name]))[:WORST]:
+    for name in sorted(names, key=lambda name: _area(judge.per_class[name]))[:worst]:
         pictures.append(_recall_picture(name, [(g, c[name]) for g, c in peers if name in c], small=True))
     return pictures
 
@@ -114,7 +114,7 @@ def _recall_picture(title: str, lines: list[tuple[Group, Curve]], small: bool = 
     def paint(axes: Axes) -> None:
         for group, curve in lines:
             dash = _dash(group, [line[0] for line in lines])
-            axes.plot(curve.recall, curve.precision, dash, color=colour_of(group.role), label=group.label)
+            axes.plot(curve.recall, curve.precision, dash, color=colour_of(group), label=group.label)
         axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
         if not small:
             axes.legend(loc="lower left")
@@ -142,7 +142,7 @@ def reliability(found: Sequence[tuple[Group, list[Details]]]) -> list[Picture]:
                 dash,
                 marker="o",
                 markersize=3.5,
-                color=colour_of(group.role),
+                color=colour_of(group),
                 label=group.label,
             )
         axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="confidence", ylabel="accuracy")

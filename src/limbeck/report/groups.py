@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from limbeck.metrics import mean_std
@@ -14,6 +15,9 @@ Kind = Literal["metrics", "size", "latency", "cost"]
 ROLES = ("teacher", "alone", "distilled")
 CHECKPOINTS = ("last", "selected")
 
+BEST = 4
+"""How many methods of a comparison figures show beside plain KD."""
+
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -22,6 +26,8 @@ class Group:
     name: str
     checkpoint: str
     rows: tuple[Row, ...]
+    hue: int = 0
+    """Which of the colours for other names it has."""
 
     @property
     def role(self) -> str:
@@ -32,6 +38,12 @@ class Group:
     def setting(self) -> str:
         """The recipe's second setting; empty for the first."""
         return self.name.partition("@")[2]
+
+    @property
+    def generation(self) -> int:
+        """1 for the distilled student, 2 for the one that it taught, …; 0 for other models."""
+        role, _, number = self.role.partition("-gen")
+        return (int(number) if number.isdigit() else 1) if role == "distilled" else 0
 
     @property
     def label(self) -> str:
@@ -69,6 +81,27 @@ def main_groups(results: Results) -> list[Group]:
     for group in all_groups(results):
         groups.setdefault(group.name, group)
     return list(groups.values())
+
+
+def compared(results: Results) -> list[str]:
+    """The methods of a comparison, plain KD first; of a run, none."""
+    names = {row.name for row in results.rows}
+    return [name for name in results.recipe.get("methods") or {} if name in names]
+
+
+def pictured_groups(results: Results) -> list[Group]:
+    """The main groups that figures show, each with its colour: all, or of a comparison of methods plain KD and the best
+    few."""
+    groups, methods = main_groups(results), compared(results)
+    kept = {"kd", *(group.name for group in ranked(g for g in groups if g.name in methods)[:BEST])}
+    groups = [group for group in groups if group.name not in methods or group.name in kept]
+    others = [group.name for group in groups if group.role not in (*ROLES, "kd")]
+    return [replace(g, hue=others.index(g.name)) if g.name in others else g for g in groups]
+
+
+def ranked(groups: Iterable[Group]) -> list[Group]:
+    """The most accurate first; those without an accuracy last."""
+    return sorted(groups, key=lambda group: -(group.mean("metrics", "accuracy") or 0.0))
 
 
 def find(groups: list[Group], role: str, setting: str = "") -> Group | None:

@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -14,14 +14,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from limbeck.files import write_text
+from limbeck.report.agreement import agreement_curves, agreement_sentences, agreements
 from limbeck.report.confusion import Pair, class_lines, difference_figure, rates, top_pairs
 from limbeck.report.curves import learning_curves, precision_recall, reliability
 from limbeck.report.details import Book, Details
-from limbeck.report.groups import Group, find, main_groups
+from limbeck.report.groups import Group, compared, find, main_groups, pictured_groups
+from limbeck.report.methods import COLUMNS, standing_figure, standing_table
 from limbeck.report.svg import Picture, with_unique_ids
 from limbeck.report.table import scaled, table
-from limbeck.report.tradeoffs import tradeoffs
-from limbeck.report.verdict import SIGNIFICANCE, claim_for, p_value, signed_points, teacher_of, verdict
+from limbeck.report.tradeoffs import COSTS, TRAINING, tradeoffs
+from limbeck.report.verdict import claim_for, teacher_of, verdict
+from limbeck.report.words import SIGNIFICANCE, p_value, signed_points
 from limbeck.results import Results
 
 Found = list[tuple[Group, list[Details]]]
@@ -57,22 +60,38 @@ def render(results: Results, folder: Path) -> str:
     `details/examples.json` may hold pictures. What a run did not measure is left out. The same input gives
     the same page. Raises LimbeckError where a details file is there and broken.
     """
-    groups = main_groups(results)
+    groups = pictured_groups(results)
+    methods = compared(results)
     book = Book(folder)
     found: Found = [(group, book.of(group)) for group in groups]
     columns, lines = table(results)
-    curves = precision_recall(found)
+    pictured = {group.name: group.hue for group in groups}
+    lines = [
+        replace(line, group=replace(line.group, hue=pictured[line.group.name]))
+        for line in lines
+        if line.group.name in pictured
+    ]
+    # Which classes are worst is said of the distilled student, and there are several.
+    curves = precision_recall(found, 0) if methods else precision_recall(found)
     class_groups, classes = class_lines(found)
     context = {
         "title": str(results.recipe.get("name") or "A distilled model"),
         "seeds": sorted({row.seed for row in results.rows}),
         "verdicts": verdict(results),
         "tiles": _tiles(results, groups),
+        "standings": standing_table(results),
+        "standing_columns": COLUMNS,
+        "standing_figure": standing_figure(results),
+        "others": len(main_groups(results)) - len(groups),
         "columns": columns,
         "lines": lines,
-        "tradeoffs": tradeoffs(groups),
+        # Methods of one student differ in what training costs, and in nothing else.
+        "tradeoffs": tradeoffs(groups, [TRAINING] if methods else COSTS),
         "measured_on": _measured_on(groups),
         "learning": learning_curves(found),
+        "agreements": agreements(found),
+        "agreement_curves": agreement_curves(found),
+        "agreement_sentences": agreement_sentences(agreements(found)),
         "curves": curves[:1],
         "class_curves": curves[1:],
         "reliability": reliability(found),

@@ -14,9 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from limbeck.report.groups import Group
+
 # Colours that the style sheet replaces, so that a figure is legible in the light and in the dark page.
 INK, GRID = "#24292e", "#dfe3e8"
-TEACHER, ALONE, DISTILLED, OTHER = "#6a737d", "#c2610c", "#1f6feb", "#8250df"
+TEACHER, ALONE, DISTILLED = "#6a737d", "#c2610c", "#1f6feb"
+OTHERS = ("#8250df", "#1a7f37", "#bf3989", "#0e7c86", "#9a6700")
 GOOD, BAD = "#1f6fea", "#c2610d"
 VARIABLES = {
     INK: "ink",
@@ -24,7 +27,7 @@ VARIABLES = {
     TEACHER: "teacher",
     ALONE: "alone",
     DISTILLED: "distilled",
-    OTHER: "other",
+    **{colour: f"other-{index}" for index, colour in enumerate(OTHERS)},
     GOOD: "good",
     BAD: "bad",
 }
@@ -103,9 +106,10 @@ def with_unique_ids(svg: str, prefix: str) -> str:
     return re.sub(r'(<[^<>]*?\bid="|<[^<>]*?\bhref="#|url\(#)', rf"\g<1>{prefix}-", svg)
 
 
-def colour_of(role: str) -> str:
+def colour_of(group: Group) -> str:
     """The colour of a model in every figure."""
-    return {"teacher": TEACHER, "alone": ALONE, "distilled": DISTILLED}.get(role, OTHER)
+    own = {"teacher": TEACHER, "alone": ALONE, "distilled": DISTILLED, "kd": DISTILLED}
+    return own.get(group.role, OTHERS[group.hue % len(OTHERS)])
 
 
 def logarithmic(axes: Axes, which: Literal["x", "y"]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from matplotlib.axes import Axes
@@ -11,21 +12,25 @@ from limbeck.metrics import mean_std
 from limbeck.report.groups import Group, Kind
 from limbeck.report.svg import MEDIUM, Picture, colour_of, draw, logarithmic
 
-COSTS: tuple[tuple[Kind, str, float, str, str], ...] = (
+Cost = tuple[Kind, str, float, str, str]
+
+COSTS: tuple[Cost, ...] = (
     ("size", "parameters", 1.0, "parameters", ""),
     ("size", "bytes", 1.0, "size of the weights", "B"),
     ("latency", "p50", 1e-3, "median latency", "s"),
 )
 """Where a row has a cost, its factor to the unit, its name and its unit."""
 
+TRAINING: Cost = ("cost", "train_seconds", 1.0, "time to train", "s")
+
 MARKERS = ("o", "s", "^", "D", "v")
 LABEL_GAP = 0.075
 
 
-def tradeoffs(groups: list[Group]) -> list[Picture]:
-    """Accuracy against parameters, bytes and latency, each where at least two models have both."""
+def tradeoffs(groups: list[Group], costs: Sequence[Cost] = COSTS) -> list[Picture]:
+    """Accuracy against parameters, bytes and latency, or other costs, each where at least two models have both."""
     pictures = []
-    for kind, key, factor, name, unit in COSTS:
+    for kind, key, factor, name, unit in costs:
         figure = EngFormatter(unit, places=1)
         shown = [g for g in groups if g.values("metrics", "accuracy") and g.values(kind, key)]
         if len(shown) < 2:
@@ -55,7 +60,7 @@ def _scatter(axes: Axes, groups: list[Group], xs: list[float], name: str, unit: 
             mean,
             yerr=std if len(group.rows) > 1 else None,
             fmt=MARKERS[settings.index(group.setting) % len(MARKERS)],
-            color=colour_of(group.role),
+            color=colour_of(group),
             capsize=2.5,
             elinewidth=1,
         )
@@ -86,6 +91,6 @@ def _label(axes: Axes, groups: list[Group], xs: list[float], ys: list[float]) ->
             textcoords="offset points",
             ha="right" if left else "left",
             va="center",
-            color=colour_of(groups[index].role),
+            color=colour_of(groups[index]),
             annotation_clip=False,
         )

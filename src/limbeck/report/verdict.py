@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from limbeck.report.groups import Group, find, main_groups
+from limbeck.report.groups import Group, compared, find, main_groups
+from limbeck.report.methods import standings
+from limbeck.report.words import SIGNIFICANCE, p_value, percent, points, signed_points
 from limbeck.results import Claim, Results
 
-SIGNIFICANCE = 0.05
 METRIC = "accuracy"
 
 
@@ -13,10 +14,13 @@ def verdict(results: Results) -> list[str]:
     """One sentence for each setting with a distilled model; the recipe's own setting first.
 
     Claims are read as of the last checkpoint. Better or worse is said only where the claim's p is below 0.05;
-    otherwise the sentence says that distilling did not help, or that nothing is claimed, and why.
+    otherwise the sentence says that distilling did not help, or that nothing is claimed, and why. Of a comparison of
+    methods it says which is best, and which differ from plain KD.
     """
+    if compared(results):
+        return standings(results)
     groups = main_groups(results)
-    students = [group for group in groups if group.role == "distilled"]
+    students = [group for group in groups if group.generation]
     if not students:
         return ["No distilled model was measured, so there is nothing to judge."]
     return [_sentence(results, groups, student) for student in students]
@@ -35,9 +39,8 @@ def teacher_of(groups: list[Group], student: Group) -> Group | None:
 
 
 def _sentence(results: Results, groups: list[Group], student: Group) -> str:
-    subject = (
-        f"In the setting “{student.setting}”, the distilled student" if student.setting else "The distilled student"
-    )
+    subject = "the distilled student" + (f" of generation {student.generation}" if student.generation > 1 else "")
+    subject = f"In the setting “{student.setting}”, {subject}" if student.setting else subject.capitalize()
     accuracy = student.mean("metrics", METRIC)
     if accuracy is None:
         return f"{subject} has no {METRIC}, so there is nothing to judge."
@@ -85,27 +88,3 @@ def _no_claim(accuracy: float, alone: Group | None, claim: Claim | None) -> str:
     if claim is None:
         return f"; nothing is claimed for distilling, as the seeds were not compared{seen}."
     return f"; all seeds differ by the same amount, so nothing is claimed for distilling{seen}: run more seeds."
-
-
-def percent(share: float) -> str:
-    """A share as a percentage of two or three figures."""
-    value = 100 * share
-    return f"{value:.0f} %" if value >= 10 else f"{value:.1f} %" if value >= 1 else f"{value:.2g} %"
-
-
-def points(difference: float) -> str:
-    """The size of a difference of fractions in percentage points."""
-    value = abs(100 * difference)
-    return f"{value:.2f} points" if value < 0.1 else f"{value:.1f} points"
-
-
-def signed_points(difference: float) -> str:
-    """A difference of fractions in percentage points, with its sign."""
-    return f"{'−' if difference < 0 else '+'}{points(difference)}"
-
-
-def p_value(p: float) -> str:
-    """A p-value as papers print it."""
-    if p < 0.001:
-        return "p < 0.001"
-    return f"p = {p:.3f}" if p < SIGNIFICANCE else f"p = {p:.2f}"

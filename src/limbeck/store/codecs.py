@@ -84,7 +84,7 @@ class DenseLogits(Codec):
     def encode(self, values: Tensor | LinearHead, items: Items) -> Columns:
         """2 bytes a class, and 4."""
         parts = []
-        for _, logits in _written_down(values):
+        for _, logits in _written_down(values, items):
             top = logits.amax(-1, keepdim=True)
             parts.append({"top": top, "below": (logits - top).clamp(min=-65_504.0).half()})
         return _joined(parts)
@@ -106,12 +106,13 @@ class TopKLogits(Codec):
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        _above_zero(self.name, k=self.k, temperature=self.temperature)
+        _whole(self.name, "k", self.k)
+        _above_zero(self.name, "temperature", self.temperature)
 
     def encode(self, values: Tensor | LinearHead, items: Items) -> Columns:
         """4.25 bytes an entry (4 up to 65,536 classes), and 10 of statistics."""
         parts = []
-        for at, logits in _written_down(values):
+        for at, logits in _written_down(values, items):
             vocabulary = logits.shape[-1]
             log_p = (logits / self.temperature).log_softmax(-1)
             kept = log_p.topk(min(self.k, vocabulary))
@@ -147,13 +148,14 @@ class SampledLogits(Codec):
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        _above_zero(self.name, draws=self.draws, temperature=self.temperature)
+        _whole(self.name, "draws", self.draws)
+        _above_zero(self.name, "temperature", self.temperature)
 
     def encode(self, values: Tensor | LinearHead, items: Items) -> Columns:
         """2 + log₂(classes / draws) bits a draw or fewer (31 bytes for 16 of 151,936 classes), and 8 bytes of
         statistics."""
         parts = []
-        for at, logits in _written_down(values):
+        for at, logits in _written_down(values, items):
             log_p = (logits / self.temperature).log_softmax(-1)
             # A sum over a large vocabulary needs the precision; its end is 1 but for rounding.
             cumulative = log_p.double().exp().cumsum(-1)
@@ -188,14 +190,15 @@ class Features(Codec):
     bits: int = 16
 
     def __post_init__(self) -> None:
-        if self.bits not in (8, 16):
-            raise LimbeckError(f"codec 'features': bits must be 8 or 16, got {self.bits}")
+        if type(self.bits) is not int or self.bits not in (8, 16):
+            raise LimbeckError(f"codec 'features': bits must be 8 or 16, got {self.bits!r}")
 
     def encode(self, values: Tensor | LinearHead, items: Items) -> Columns:
         """float16, or int8 with one float32 scale an item."""
         assert isinstance(values, Tensor)
         flat = values.float().flatten(1).cpu()
         largest = flat.abs().amax(1, keepdim=True) if flat.numel() else flat.new_zeros(len(flat), 1)
+        _finite(largest, items)
         if self.bits == 16:
             if bool((largest > 65_504).any()):
                 raise LimbeckError(
@@ -259,20 +262,21 @@ CODECS: dict[str, type[Codec]] = {
 def codec_of(entry: Mapping[str, Any]) -> Codec:
     """A codec from `codec: NAME` and its options. Raises LimbeckError for an unknown name or option."""
     name = entry.get("codec")
-    if name not in CODECS:
+    if not isinstance(name, str) or name not in CODECS:
         raise LimbeckError(f"unknown codec {name!r}{nearest(str(name), CODECS)}")
     options = {key: value for key, value in entry.items() if key != "codec"}
-    known = {field.name: field.type for field in fields(CODECS[name])}
-    for key, value in options.items():
+    known = [field.name for field in fields(CODECS[name])]
+    for key in options:
         if key not in known:
-            raise LimbeckError(f"codec {name!r} has no option {key!r}" + (nearest(key, known) if known else ""))
-        if not isinstance(value, int | float) or (known[key] == "int" and value != int(value)):
-            raise LimbeckError(f"codec {name!r}: {key} must be a number, got {value!r}")
+            raise LimbeckError(f"codec {name!r} has no option {key!r}" + (nearest(str(key), known) if known else ""))
     return CODECS[name](**options)
 
 
-def _written_down(values: Tensor | LinearHead) -> Iterator[tuple[slice, Tensor]]:
-    """The logits of some items at a time, as float32 (items, …, classes)."""
+def _written_down(values: Tensor | LinearHead, items: Items) -> Iterator[tuple[slice, Tensor]]:
+    """The logits of some items at a time, as float32 (items, …, classes).
+
+    A class may have a logit of −inf. Raises LimbeckError for an item with NaN or +inf, or with −inf for every class.
+    """
     rows = values.hidden if isinstance(values, LinearHead) else values
     width = values.weight.shape[0] if isinstance(values, LinearHead) else values[:1].numel()
     step = max(1, CHUNK // max(width, 1))
@@ -280,9 +284,11 @@ def _written_down(values: Tensor | LinearHead) -> Iterator[tuple[slice, Tensor]]
         at = slice(start, start + step)
         if isinstance(values, LinearHead):
             part = LinearHead(values.hidden[at], values.weight, values.bias, values.scale, values.softcap)
-            yield at, dense_logits(part).float()
+            logits = dense_logits(part).float()
         else:
-            yield at, values[at].float()
+            logits = values[at].float()
+        _finite(logits.amax(-1), items[at])
+        yield at, logits
 
 
 def _statistics(logits: Tensor, log_p: Tensor, items: Items) -> Columns:
@@ -301,7 +307,26 @@ def _joined(parts: list[Columns]) -> Columns:
     return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
 
 
-def _above_zero(codec: str, **values: float) -> None:
-    for name, value in values.items():
-        if not 0 < value < math.inf:
-            raise LimbeckError(f"codec {codec!r}: {name} must be above 0, got {value}")
+def _finite(largest: Tensor, items: Items) -> None:
+    """Raises LimbeckError naming the first item whose largest numbers (items, …) are not all finite."""
+    good = largest.isfinite()
+    if bool(good.all()):
+        return
+    at = int((~good).reshape(len(good), -1).any(1).nonzero()[0])
+    place = int(items.positions[at])
+    token = f", token {place}" if place else ""
+    raise LimbeckError(
+        f"the teacher says nothing finite of sample {int(items.ids[at])} in view {int(items.views[at])}{token}: it "
+        "gives NaN or infinite numbers, from which a student would learn noise; repair the teacher (float16 overflows "
+        "where bfloat16 does not) or the sample, or leave the sample out"
+    )
+
+
+def _whole(codec: str, name: str, value: object) -> None:
+    if type(value) is not int or value < 1:
+        raise LimbeckError(f"codec {codec!r}: {name} must be a whole number above 0, got {value!r}")
+
+
+def _above_zero(codec: str, name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise LimbeckError(f"codec {codec!r}: {name} must be a number above 0, got {value!r}")

@@ -53,7 +53,8 @@ class Plan:
     """What is to be stored, before the first shard is.
 
     `teacher` is its name, `weights` the hash of its weights; `preprocessing` says how pixels reached it (None for other
-    data); `shards` are the numbers of records of each.
+    data); `shards` are the numbers of records of each; `classes` names the logits, in their order, where that is known;
+    `data` is a fingerprint of the samples, in their order.
     """
 
     teacher: str
@@ -63,6 +64,8 @@ class Plan:
     seed: int
     signals: Mapping[str, SignalPlan]
     shards: tuple[int, ...]
+    classes: tuple[str, ...] = ()
+    data: str = ""
 
     def plain(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -75,6 +78,8 @@ class Plan:
             "seed": self.seed,
             "signals": {name: signal.plain() for name, signal in self.signals.items()},
             "shards": list(self.shards),
+            "classes": list(self.classes),
+            "data": self.data,
         }
 
     @classmethod
@@ -88,6 +93,8 @@ class Plan:
             plain["seed"],
             {name: SignalPlan.of(signal) for name, signal in plain["signals"].items()},
             tuple(plain["shards"]),
+            tuple(plain["classes"]),
+            plain["data"],
         )
 
 
@@ -147,18 +154,23 @@ class Manifest:
             if (folder / PLAN).exists():
                 raise LimbeckError(f"{folder}: labelling was not finished; run the same `limbeck label` command again")
             raise LimbeckError(f"{folder}: holds no label store (no {MANIFEST}); write one with `limbeck label`")
-        plain = read_json(path)
+        remedy = f"restore it, or delete {folder} and label the data again, as its shards cannot be checked without it"
+        try:
+            plain = read_json(path)
+        except LimbeckError:
+            raise LimbeckError(f"{path}: is cut off or no JSON; {remedy}") from None
         if not isinstance(plain, dict) or "checksum" not in plain:
-            raise LimbeckError(f"{path}: is not the manifest of a label store; restore it, or label the data again")
+            raise LimbeckError(f"{path}: is not the manifest of a label store; {remedy}")
         content = {key: value for key, value in plain.items() if key != "checksum"}
         if content.get("format") != FORMAT:
             raise LimbeckError(
-                f"{path}: has format {content.get('format')!r}, this limbeck reads {FORMAT!r}; label the data again"
+                f"{path}: has format {content.get('format')!r}, this limbeck reads {FORMAT!r}; delete "
+                f"{folder} and label the data again"
             )
         if checksum(content) != plain["checksum"]:
             raise LimbeckError(
                 f"{path}: was changed after it was written (its checksum is {checksum(content)[:12]}…, it says "
-                f"{str(plain['checksum'])[:12]}…); restore it, or label the data again"
+                f"{str(plain['checksum'])[:12]}…); {remedy}"
             )
         constants = content["constants"]
         return cls(

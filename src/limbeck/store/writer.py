@@ -6,7 +6,9 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,9 +16,10 @@ from limbeck.checks import LimbeckError
 from limbeck.files import difference, read_json, write_json
 from limbeck.store.codecs import Columns
 from limbeck.store.manifest import MANIFEST, PLAN, FileEntry, Manifest, Plan
-from limbeck.store.shards import verified, write_shard
+from limbeck.store.shards import mapped, verified, write_shard
 
-CONSTANTS = "constants.safetensors"
+CONSTANTS, SHARDS = "constants.safetensors", "labels-*.safetensors"
+CONSTANTS_NOTE = "constants.json"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,29 +46,66 @@ class StoreWriter:
         self.folder = folder
         self.plan = plan
 
-    def begin(self) -> None:
+    def begin(self) -> list[str]:
         """Claims the folder for the plan; one process does this.
 
+        A finished store of this plan is compared with its checksums: those of its files that are missing or corrupt are
+        to be made again, and what is wrong with each is given back.
+
         Raises:
-            LimbeckError: the folder holds another plan, or something that is no label store.
+            LimbeckError: the folder holds another plan, a manifest that nobody can trust, or something that is no label
+                store.
         """
-        plan = self.plan.plain()
-        known = self.folder / PLAN if (self.folder / PLAN).exists() else self.folder / MANIFEST
-        if known.exists():
-            old = read_json(known)
-            mine = {key: value for key, value in plan.items() if not isinstance(old, dict) or key in old}
-            theirs = {key: value for key, value in old.items() if key in plan} if isinstance(old, dict) else old
-            found = difference(theirs, mine)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise LimbeckError(f"{self.folder} is a file; a label store is a folder, so choose another path")
+        known = self._known()
+        if known is not None:
+            plan = self.plan.plain()
+            found = difference({key: known.get(key) for key in plan}, plan)
             if found:
                 raise LimbeckError(
                     f"{self.folder} holds labels of another plan ({found}); choose another folder, or delete this one"
                 )
-        elif self.folder.exists() and any(self.folder.iterdir()):
-            raise LimbeckError(f"{self.folder} is not empty and holds no label store; choose another folder")
         for left in self.folder.glob(".*.partial"):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
-        if not (self.folder / MANIFEST).exists():
-            write_json(self.folder / PLAN, plan)
+        wrong = self._reopened() if self.finished else []
+        if not self.finished:
+            write_json(self.folder / PLAN, self.plan.plain())
+        return wrong
+
+    def _known(self) -> Mapping[str, Any] | None:
+        """The plan, as JSON has it, of what is in the folder; None where nothing is."""
+        if self.finished:
+            return Manifest.read(self.folder).plain
+        if (self.folder / PLAN).exists():
+            plan = read_json(self.folder / PLAN)
+            return plan if isinstance(plan, dict) else {}
+        if not self.folder.exists() or not any(self.folder.iterdir()):
+            return None
+        if any(self.folder.glob(SHARDS)):
+            raise LimbeckError(
+                f"{self.folder} holds shards without the {MANIFEST} that says whether they are whole; restore that, or "
+                f"delete {SHARDS} and {CONSTANTS} there to label again"
+            )
+        raise LimbeckError(f"{self.folder} is not empty and holds no label store; choose another folder")
+
+    def _reopened(self) -> list[str]:
+        """What is wrong with a finished store's files; where something is, it is unfinished again, without them."""
+        manifest = Manifest.read(self.folder)
+        entries = [*manifest.files, *([manifest.constants] if manifest.constants else [])]
+        wrong, good = [], []
+        for entry in entries:
+            try:
+                verified(self.folder, entry)
+                good.append(entry)
+            except LimbeckError as error:
+                wrong.append(str(error))
+        if wrong:
+            for entry in good:
+                write_json((self.folder / entry.file).with_suffix(".json"), asdict(entry))
+            write_json(self.folder / PLAN, self.plan.plain())
+            (self.folder / MANIFEST).unlink()
+        return wrong
 
     @property
     def finished(self) -> bool:
@@ -96,13 +136,13 @@ class StoreWriter:
     def write_constants(self, constants: Columns) -> None:
         """Writes the tensors that the codecs need once; one process does this."""
         entry = write_shard(self.folder / CONSTANTS, constants, records=0, items=0)
-        write_json(self.folder / f"{CONSTANTS}.json", asdict(entry))
+        write_json(self.folder / CONSTANTS_NOTE, asdict(entry))
 
     def finish(self) -> None:
         """Writes the manifest and clears away what only labelling needed; one process does this, after all shards.
 
         Raises:
-            LimbeckError: a shard is missing.
+            LimbeckError: a shard is missing, or two samples are called the same.
         """
         if not self.finished:
             notes = [self._note(number) for number in range(len(self.plan.shards))]
@@ -111,13 +151,19 @@ class StoreWriter:
                 raise LimbeckError(
                     f"{self.folder}: {len(lost)} of {len(notes)} shards are missing; run the same command again"
                 )
-            constants = self.folder / f"{CONSTANTS}.json"
+            self._keys_differ()
+            constants = self.folder / CONSTANTS_NOTE
             entry = FileEntry(**read_json(constants)) if constants.exists() else None
             Manifest(self.plan, tuple(note for note in notes if note is not None), entry).write(self.folder)
         for number in range(len(self.plan.shards)):
             (self.folder / _note_name(number)).unlink(missing_ok=True)
-        (self.folder / f"{CONSTANTS}.json").unlink(missing_ok=True)
+        (self.folder / CONSTANTS_NOTE).unlink(missing_ok=True)
         (self.folder / PLAN).unlink(missing_ok=True)
+
+    def _keys_differ(self) -> None:
+        shards = [mapped(self.folder / _name(number)) for number in range(len(self.plan.shards))]
+        ids, views, content = (torch.cat([shard[name] for shard in shards]) for name in ("id", "view", "content"))
+        different_keys(self.folder, ids, views, content)
 
     def _note(self, number: int) -> FileEntry | None:
         path = self.folder / _note_name(number)
@@ -137,3 +183,18 @@ def _name(number: int) -> str:
 
 def _note_name(number: int) -> str:
     return f"labels-{number:05}.json"
+
+
+def different_keys(folder: Path, ids: Tensor, views: Tensor, content: Tensor) -> None:
+    """Raises LimbeckError where samples of one id and view (records,) are not of one content: a student would get the
+    labels of either for both."""
+    order = np.lexsort((views.numpy(), ids.numpy()))
+    ids, views, content = (each[torch.from_numpy(order)] for each in (ids, views, content))
+    same = (ids[1:] == ids[:-1]) & (views[1:] == views[:-1]) & (content[1:] != content[:-1])
+    if bool(same.any()):
+        at = int(same.nonzero()[0])
+        raise LimbeckError(
+            f"{folder}: several samples are called {int(ids[at])} in view {int(views[at])}, and have other contents; "
+            "give each its own id, over all data sets that are labelled together (two splits must not both count from "
+            "0), or give none, and samples are known by their content"
+        )

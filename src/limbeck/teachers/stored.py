@@ -15,7 +15,7 @@ from limbeck.content import content_ids
 from limbeck.losses import Loss
 from limbeck.store import Items, LabelStore
 from limbeck.teachers.base import Teacher
-from limbeck.tokens import TokenPlan, text_addresses
+from limbeck.tokens import Addresses, TokenPlan
 from limbeck.types import Batch, LinearHead, Signal, Target
 
 CHECKED_FIRST, CHECKED_EVERY = 16, 64
@@ -59,7 +59,13 @@ class Stored(Teacher):
             self.fallback.require(self._names)
 
     def refuses(self, name: str, loss: Loss) -> str:
-        return self.store.signals[name].codec.refuses(loss)
+        signal = self.store.signals[name]
+        if loss.structured and (signal.per != "sample" or name.startswith("attention.")):
+            return (
+                f"the loss {loss.name!r} looks at a text's tokens together, of which the label store "
+                f"{self.store.folder} keeps each by itself; give it a live teacher"
+            )
+        return signal.codec.refuses(loss)
 
     def identity(self) -> str:
         return self.store.manifest.plan.weights
@@ -106,10 +112,10 @@ class Stored(Teacher):
             signal = self.store.signals[name]
             rows = looked_up.live_rows(name, live, few, signal.per)
             assert isinstance(rows, Tensor | LinearHead)
-            context = looked_up.context(signal.per, where, self.store.manifest.plan.seed)
+            context = looked_up.context(name, signal.per, where, self.store.manifest.plan.seed)
             columns = signal.codec.encode(rows, context)
             fresh = signal.codec.decode(columns, signal.shape, self.store.constants)
-            completed[name] = _merged(target, fresh, looked_up.items_absent(signal.per))
+            completed[name] = _merged(target, fresh, looked_up.items_absent(name, signal.per))
         return completed
 
 
@@ -145,13 +151,13 @@ class _Samples:
     def read(self, name: str, per: str) -> Target:
         return self._store.read(name, self.rows.clamp(min=0) if self.incomplete else self.rows)
 
-    def items_absent(self, per: str) -> Tensor:
+    def items_absent(self, name: str, per: str) -> Tensor:
         return self.absent
 
     def live_rows(self, name: str, live: Signal, few: Batch, per: str) -> Target:
         return live.target(name)
 
-    def context(self, per: str, where: Tensor, seed: int) -> Items:
+    def context(self, name: str, per: str, where: Tensor, seed: int) -> Items:
         none = torch.full_like(where, -1)
         return Items(self._ids[where], self._views[where], torch.zeros_like(where), none, seed)
 
@@ -164,47 +170,52 @@ class _Texts:
         ids = batch["input_ids"]
         self._causal = any(signal.per == "next-token" for signal in self._store.signals.values())
         self._plan = TokenPlan(batch, causal=self._causal)
-        self._names, self._places = text_addresses(batch, ids)
-        packed = "position_ids" in batch or "document_ids" in batch
-        self._real = torch.ones_like(ids, dtype=torch.bool)
-        if "attention_mask" in batch:
-            self._real = batch["attention_mask"].bool()
-        if packed:
+        texts = Addresses(batch)
+        self._names, self._places = texts.names, texts.places
+        if texts.packed:
             self._rows = self._store.rows(self._names.flatten()).view_as(ids)
         else:
-            rows = self._store.rows(self._names[:, 0].contiguous())
-            if "ids" in batch and teacher.checks_now:
-                same_inputs(self._store, rows, content_ids(ids, self._real))
-            self._rows = rows.unsqueeze(1).expand_as(ids)
-        self.absent = ((self._rows < 0) & self._real).any(1)
+            self._rows = self._store.rows(self._names[:, 0].contiguous()).unsqueeze(1).expand_as(ids)
+        self._gone = (self._rows < 0) & texts.real
+        self.absent = self._gone.any(1)
         self.incomplete = bool(self.absent.any())
+        if teacher.checks_now and ("ids" in batch or "document_ids" in batch):
+            same_inputs(self._store, self._rows[texts.real], texts.content()[texts.real])
 
     def called(self, at: int) -> str:
-        first = int((self._rows[at] < 0).nonzero()[0])
+        first = int(self._gone[at].nonzero()[0])
         return f"text {int(self._names[at, first])}"
 
     def read(self, name: str, per: str) -> Target:
         if per == "sample":
             return self._store.read(name, self._rows[:, 0].clamp(min=0))
-        at = self._plan.where(per)
+        at = self._plan.where(name)
         rows, places = self._rows.flatten()[at], self._places.flatten()[at]
-        gone = self.items_absent(per)
+        gone = self.items_absent(name, per)
         return self._store.read_items(name, rows.masked_fill(gone, 0), places.masked_fill(gone, 0))
 
-    def items_absent(self, per: str) -> Tensor:
-        if per == "sample":
-            return self.absent
-        return self.absent.unsqueeze(1).expand_as(self._rows).flatten()[self._plan.where(per)]
+    def items_absent(self, name: str, per: str) -> Tensor:
+        return self.absent if per == "sample" else self._gone.flatten()[self._plan.where(name)]
 
     def live_rows(self, name: str, live: Signal, few: Batch, per: str) -> Target:
-        return TokenPlan(few, causal=self._causal).apply(live).target(name)
+        if per == "sample":
+            return live.target(name)
+        plan = TokenPlan(few, causal=self._causal)
+        # Of a packed row that holds stored documents as well, only the others.
+        wanted = self._gone[self.absent].flatten()
+        rows = plan.apply(live).target(name)
+        kept = wanted[plan.where(name).cpu()]
+        if isinstance(rows, LinearHead):
+            return replace(rows, hidden=rows.hidden[kept.to(rows.hidden.device)])
+        assert isinstance(rows, Tensor)
+        return rows[kept.to(rows.device)]
 
-    def context(self, per: str, where: Tensor, seed: int) -> Items:
+    def context(self, name: str, per: str, where: Tensor, seed: int) -> Items:
         if per == "sample":
             ids, positions = self._names[where, 0], torch.zeros_like(where)
         else:
-            kept = self.absent.unsqueeze(1).expand_as(self._rows).flatten()[self._plan.where(per)]
-            at = self._plan.where(per)[kept]
+            at = self._plan.where(name)
+            at = at[self._gone.flatten()[at]]
             ids, positions = self._names.flatten()[at], self._places.flatten()[at]
         return Items(ids, torch.zeros_like(ids), positions, torch.full_like(ids, -1), seed)
 

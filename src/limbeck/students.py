@@ -1,0 +1,202 @@
+"""Students of a recipe: who teaches whom, one training each, and what is kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from limbeck.checks import LimbeckError
+from limbeck.compare import ALONE, DISTILLED, Candidate, alone_terms, setting_name
+from limbeck.distiller import Distiller
+from limbeck.files import read_json
+from limbeck.models import load
+from limbeck.processes import processes
+from limbeck.recipe import AssistantRecipe, Recipe, StudentRecipe, build_terms
+from limbeck.recipe_stores import note_origins
+from limbeck.session import RECORD, Session, training_split
+from limbeck.sources import ImageSet
+from limbeck.starting import copy_layers
+from limbeck.teachers import Live, Teacher
+
+APART = 1000
+"""Added to the seed a generation: each draws its own weights and order, as born-again networks do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the results: its name, the recipe that its students follow, a training for each of the recipe's seeds,
+    and who teaches a seed's student (None: nobody).
+
+    `source` gives the model whose layers a student starts from. `family` is its architecture's name among those of one
+    run.
+    """
+
+    name: str
+    recipe: Recipe
+    teacher: Callable[[int], Teacher] | None = None
+    source: Callable[[], nn.Module] | None = None
+    generation: int = 1
+    family: str = "student"
+    about: str = ""
+
+
+def lineup(session: Session, teacher: Teacher, recipe: Recipe, setting: str = "") -> list[Entry]:
+    """The entries of one setting, each after those that teach it: assistants, alone, distilled, later generations."""
+    mentors = assistants(session, teacher, recipe, setting)
+    mentor = partial(_kept_teacher, session, mentors[-1].name) if mentors else partial(_same, teacher)
+    source = partial(_first_module, mentor) if recipe.student.start is not None else None
+    # A setting may change the student, whose size and speed are then others.
+    family = "student" if recipe.student == session.recipe.student else setting_name("student", setting)
+    entries = [
+        *mentors,
+        Entry(setting_name(ALONE, setting), recipe, None, source, family=family),
+        Entry(setting_name(DISTILLED, setting), recipe, mentor, source, family=family),
+    ]
+    for generation in range(2, recipe.generations + 1):
+        before = entries[-1].name
+        name = setting_name(f"{DISTILLED}-gen{generation}", setting)
+        about = f"the students of {before} teach the same architecture"
+        mentor = partial(_kept_teacher, session, before)
+        entries.append(Entry(name, recipe, mentor, source, generation, family, about))
+    return entries
+
+
+def assistants(session: Session, teacher: Teacher, recipe: Recipe, setting: str = "") -> list[Entry]:
+    """The teacher assistants of a recipe, each taught by the one before, trained once for all seeds."""
+    entries: list[Entry] = []
+    for number, wanted in enumerate(recipe.assistants, 1):
+        name = setting_name(f"assistant-{number}", setting)
+        mentor = partial(_kept_teacher, session, entries[-1].name) if entries else partial(_same, teacher)
+        about = f"{wanted.model} learned from {entries[-1].name if entries else 'the teacher'}, to teach"
+        entries.append(Entry(name, _as_student(recipe, wanted), mentor, family=name, about=about))
+    return entries
+
+
+def rehearse(session: Session, recipe: Recipe, teacher: Teacher) -> Teacher:
+    """Builds what a recipe's trainings will build, so that a mistake shows before the first of them; gives who will
+    teach the student, untrained where that is an assistant.
+
+    Raises:
+        LimbeckError: what would stop one of the trainings at its start.
+    """
+    split = training_split(recipe, session.data, 0)
+    for wanted in recipe.assistants:
+        assistant = session.build(wanted)
+        distiller_of(assistant, teacher, recipe, split)
+        teacher = Live(assistant, shortcuts=recipe.train.shortcuts)
+    student = session.build(recipe.student)
+    if recipe.student.start is not None:
+        _start(student, recipe, _first_module(partial(_same, teacher)))
+    distiller_of(student, teacher, recipe, split)
+    if recipe.generations > 1:
+        distiller_of(session.build(recipe.student), Live(student, shortcuts=recipe.train.shortcuts), recipe, split)
+    return teacher
+
+
+def train_all(session: Session, entries: Sequence[Entry]) -> None:
+    """Trains what is not there yet, seed by seed."""
+    if processes().is_main_process:
+        note_origins(session.folder, session.recipe)
+    for seed in range(max(entry.recipe.seeds for entry in entries)):
+        for entry in entries:
+            if seed < entry.recipe.seeds:
+                _train(session, entry, seed)
+
+
+def _train(session: Session, entry: Entry, seed: int) -> None:
+    recipe, unit = entry.recipe, f"{entry.name}-{seed}"
+    place = _place(session.folder, entry.name, seed)
+    if (place / RECORD).exists():
+        return
+    drawn = seed + APART * (entry.generation - 1)
+    distiller, split = prepared(session, entry, seed, drawn)
+    trained = session.train(unit, distiller, split, recipe.train, drawn, f"{entry.name} {seed + 1}/{recipe.seeds}")
+    session.keep(unit, place, recipe.student, trained, f"{entry.name}, seed {seed}")
+
+
+def prepared(session: Session, entry: Entry, seed: int, drawn: int) -> tuple[Distiller, ImageSet]:
+    """What one training starts from: `drawn` decides the first weights and the views, `seed` who teaches."""
+    recipe = entry.recipe
+    torch.manual_seed(drawn)
+    student = session.build(recipe.student)
+    if entry.source is not None:
+        _start(student, recipe, entry.source())
+    split = training_split(recipe, session.data, drawn)
+    teacher = entry.teacher(seed) if entry.teacher is not None else None
+    return distiller_of(student, teacher, recipe, split), split
+
+
+def distiller_of(student: nn.Module, teacher: Teacher | None, recipe: Recipe, split: ImageSet) -> Distiller:
+    """A student with the recipe's terms and its teacher; without one, with its terms on labels."""
+    terms, shortcuts = build_terms(recipe.terms), recipe.train.shortcuts
+    if teacher is None:
+        return Distiller(student, None, alone_terms(terms), shortcuts=shortcuts)
+    example = split.__getitems__(list(range(min(2, len(split)))))
+    return Distiller(student, teacher, terms, example=example, balance=recipe.balance, shortcuts=shortcuts)
+
+
+def candidates(folder: Path, entries: Sequence[Entry], trust_code: bool) -> Iterator[Candidate]:
+    """What trainings have left, to be measured: a candidate for each seed and checkpoint."""
+    for entry in entries:
+        for seed in range(entry.recipe.seeds):
+            place = _place(folder, entry.name, seed)
+            record = read_json(place / RECORD)
+            for checkpoint in ("last", "selected"):
+                if (place / checkpoint).is_dir():
+                    yield Candidate(
+                        entry.name, seed, checkpoint, partial(load, place / checkpoint, trust_code=trust_code),
+                        entry.family, record["cost"], record["history"],
+                    )  # fmt: skip
+
+
+def chain_notes(folder: Path, entries: Sequence[Entry]) -> list[str]:
+    """What assistants and generations are, and what they cost in training, in a line each."""
+    notes = []
+    for entry in entries:
+        if entry.about:
+            records = [read_json(_place(folder, entry.name, seed) / RECORD) for seed in range(entry.recipe.seeds)]
+            seconds = sum(record["cost"]["train_seconds"] for record in records) / len(records)
+            notes.append(f"{entry.name}: {entry.about}; {seconds:,.1f} s of training each")
+    return notes
+
+
+def _place(folder: Path, name: str, seed: int) -> Path:
+    return folder / "models" / f"{name}-{seed}"
+
+
+def _as_student(recipe: Recipe, wanted: AssistantRecipe) -> Recipe:
+    """The recipe of an assistant's training: the student's, once, with the assistant in the student's place."""
+    student = StudentRecipe(model=wanted.model, options=wanted.options)
+    return recipe.model_copy(update={"student": student, "train": wanted.train or recipe.train, "seeds": 1})
+
+
+def _same(teacher: Teacher, _seed: int) -> Teacher:
+    return teacher
+
+
+def _kept_teacher(session: Session, name: str, seed: int) -> Teacher:
+    """A trained student of this run, to teach; an assistant serves all seeds."""
+    place = _place(session.folder, name, 0 if name.startswith("assistant-") else seed)
+    return Live(load(place / "last", trust_code=session.trust_code), shortcuts=session.recipe.train.shortcuts)
+
+
+def _first_module(mentor: Callable[[int], Teacher]) -> nn.Module:
+    modules = list(mentor(0).modules())
+    if len(modules) != 1:
+        raise LimbeckError(
+            f"student.start: copies the layers of one teacher that runs, and there are {len(modules)}; "
+            "name one teacher with its model, or leave start out"
+        )
+    return modules[0]
+
+
+def _start(student: nn.Module, recipe: Recipe, source: nn.Module) -> None:
+    """Gives a student the layers that the recipe has it start from."""
+    wanted = recipe.student.start
+    if wanted is not None:
+        copy_layers(source, student, wanted.layers, blocks=wanted.blocks)
