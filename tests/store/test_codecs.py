@@ -155,7 +155,7 @@ def test_who_is_served_and_who_is_refused() -> None:
         "dense": {m.name for m in METHODS if "teacher" in m.module.inputs},
         "features": {m.name for m in METHODS if "teacher" in m.module.inputs},
         "top-k": {"kd", "reverse-kl", "generalized-jsd", "skew-kl", "skew-reverse-kl"},
-        "hidden": {"kd", "reverse-kl", "generalized-jsd", "skew-kl", "skew-reverse-kl"},
+        "hidden": {"kd", "reverse-kl", "generalized-jsd", "skew-kl", "skew-reverse-kl", "annealed-kd"},
         "sampled": {"kd"},
     }
     assert served.keys() == CODECS.keys()

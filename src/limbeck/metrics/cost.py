@@ -11,6 +11,7 @@ from typing import Literal, Self
 import psutil
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from limbeck.checks import LimbeckError
@@ -34,7 +35,8 @@ def size_of(model: nn.Module, example_inputs: Tensor | Mapping[str, Tensor]) -> 
         raise LimbeckError("size: expected example inputs of at least one sample, got none; give a batch (batch, …)")
     state = [value for value in model.state_dict().values() if isinstance(value, Tensor)]
     unique = {(t.data_ptr(), t.shape, t.stride(), t.dtype): t.numel() * t.element_size() for t in state if t.numel()}
-    with _evaluating(model), FlopCounterMode(display=False) as counter:
+    # Not every torch has a formula for the fused attention of processors; plain products it knows everywhere.
+    with _evaluating(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         if isinstance(example_inputs, Tensor):
             model(example_inputs)
         else:
