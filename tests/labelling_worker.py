@@ -1,11 +1,12 @@
 """A labelling that tests start as a process of its own, to kill it or to run it on two processes.
 
-At the end it prints how many samples its teacher saw.
+At the end each process writes how many samples its teacher saw, beside the folder.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def main() -> None:
     codec = DenseLogits() if options.codec == "dense" else SampledLogits()
     teacher = Slow(options.seconds)
     label(teacher, train, options.folder, signals={"logits": codec}, batch_size=8, name="slow")
-    print("saw", teacher.seen)
+    Path(f"{options.folder}-saw-{os.environ.get('RANK', '0')}").write_text(str(teacher.seen))
 
 
 if __name__ == "__main__":

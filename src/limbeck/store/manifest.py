@@ -13,7 +13,7 @@ from limbeck.checks import LimbeckError
 from limbeck.files import read_json, write_json
 from limbeck.store.codecs import Codec, codec_of
 
-MANIFEST, PLAN, FORMAT = "manifest.json", "plan.json", "limbeck-labels/1"
+MANIFEST, PLAN, FORMAT = "manifest.json", "plan.json", "limbeck-labels/2"
 
 Per = Literal["sample", "token", "next-token"]
 """What a signal has a row for: a sample, a token of its text, or a token from which the next is predicted."""
