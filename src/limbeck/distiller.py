@@ -25,7 +25,7 @@ from limbeck.pairing import expand
 from limbeck.projectors import projector_between
 from limbeck.shortcuts import SHORTCUTS, known_shortcuts
 from limbeck.taps import SignalReader
-from limbeck.teachers import Teacher, TeacherLike, as_teacher
+from limbeck.teachers import Stored, Teacher, TeacherLike, as_teacher
 from limbeck.terms import LOGITS, Term, default_terms, settled
 from limbeck.tokens import TokenPlan
 from limbeck.types import Batch, Output, Signal
@@ -224,7 +224,9 @@ class Distiller(nn.Module):
         """The tokens that count, where the batch is one of texts."""
         if not self._causal and "attention_mask" not in batch and "input_ids" not in batch:
             return None
-        return TokenPlan(batch, causal=self._causal, compact="compact-tokens" in self.shortcuts)
+        # A store holds no rows for padding.
+        compact = "compact-tokens" in self.shortcuts or isinstance(self.teacher, Stored)
+        return TokenPlan(batch, causal=self._causal, compact=compact)
 
     def _learn_tokens(self, plan: TokenPlan, signal: Signal) -> None:
         if self._token_signals is None:

@@ -250,3 +250,15 @@ def test_logits_of_a_decoder_are_of_its_own_tokens() -> None:
     mine, theirs = (model.eval()(**batch).logits.detach() for model in (student, teacher))
     expected = KD(1.0)(mine.flatten(0, 1), theirs.flatten(0, 1)).mean()
     torch.testing.assert_close(Distiller(student, Live(teacher), [Term(KD(1.0))]).eval()(batch).loss, expected)
+
+
+@pytest.mark.parametrize("make", [causal, lambda seed: encoder(transformers.BertForTokenClassification, seed)])
+def test_a_store_without_the_shortcut_that_leaves_padding_out(tmp_path: Path, make: Any) -> None:
+    """A shortcut that is switched off, whose mask then meets labels that have no rows for padding."""
+    store = stored(tmp_path / "labels", make(1), DenseLogits(), own_ids=False)
+    with_it, without = (
+        Distiller(make(0), Stored(store), [Term(KD(1.0))], shortcuts=shortcuts)
+        for shortcuts in (SHORTCUTS, SHORTCUTS - {"compact-tokens"})
+    )
+    batch = padded(TEXTS)
+    torch.testing.assert_close(without(batch).loss, with_it(batch).loss)
