@@ -84,3 +84,15 @@ def test_the_terminal_shows_the_same_numbers() -> None:
     text = shown(Results({}, {}, rows))
     assert "92.00 ± 2.83" in text
     assert "distilled, [red]x, last" in text
+
+
+def test_numbers_are_never_cut() -> None:
+    """A first screen of 80 columns on which half of each number is an ellipsis, as one setting has a long name."""
+    rows = [
+        Row(f"distilled@{'a-long-name-of-a-setting'}", seed, "selected", {"accuracy": accuracy, "agreement": 0.9},
+            {"parameters": 950.0}, {"p50": 1.5})
+        for seed, accuracy in ((0, 0.90), (1, 0.94))
+    ]  # fmt: skip
+    text = shown(Results({}, {}, rows), width=50)
+    assert "92.00 ± 2.83" in text
+    assert "…" not in text

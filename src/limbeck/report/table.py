@@ -115,10 +115,11 @@ def terminal_table(results: Results) -> Table:
     columns, lines = table(results)
     shown = [index for index, column in enumerate(columns) if column.key in TERMINAL]
     view = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    view.add_column("model", no_wrap=True, overflow="fold")
+    view.add_column("model", overflow="fold")  # where there is no room a name breaks, a number never
     for index in shown:
         heading = f"{columns[index].title} {columns[index].direction}".replace(", ", "\n")
-        view.add_column(heading, justify="right", no_wrap=True)
+        widest = max((len(line.cells[index]) for line in lines), default=0)
+        view.add_column(heading, justify="right", no_wrap=True, min_width=widest)
     for line in lines:
         style = "bold" if line.group.role == "distilled" else ""
         # Text, not str: a name with brackets is not markup.
