@@ -93,6 +93,6 @@ def test_numbers_are_never_cut() -> None:
             {"parameters": 950.0}, {"p50": 1.5})
         for seed, accuracy in ((0, 0.90), (1, 0.94))
     ]  # fmt: skip
-    text = shown(Results({}, {}, rows), width=50)
+    text = shown(Results({}, {}, rows), width=70)
     assert "92.00 ± 2.83" in text
     assert "…" not in text

@@ -118,7 +118,7 @@ def terminal_table(results: Results) -> Table:
     view.add_column("model", overflow="fold")  # where there is no room a name breaks, a number never
     for index in shown:
         heading = f"{columns[index].title} {columns[index].direction}".replace(", ", "\n")
-        widest = max((len(line.cells[index]) for line in lines), default=0)
+        widest = max(len(text) for text in (*heading.splitlines(), *(line.cells[index] for line in lines)))
         view.add_column(heading, justify="right", no_wrap=True, min_width=widest)
     for line in lines:
         style = "bold" if line.group.role == "distilled" else ""
