@@ -14,6 +14,7 @@ from limbeck.checks import LimbeckError
 from limbeck.losses.base import Loss
 from limbeck.losses.divergences import Divergence, ForwardKL
 from limbeck.losses.response import DivergenceLoss, same_temperature
+from limbeck.losses.room import Room
 from limbeck.losses.sparse import sparse_divergence
 from limbeck.losses.supervised import Supervised
 from limbeck.types import LinearHead, Sampled, Target, TopK
@@ -163,7 +164,7 @@ def _pass(
     grad_source = torch.empty_like(source) if wanted[0] else None
     grad_weight = None if weight is None or not wanted[1] else torch.zeros(weight.shape, dtype=precise, device=device)
     grad_bias = None if bias is None or not wanted[2] else torch.zeros(bias.shape, dtype=precise, device=device)
-    room = _Room(size, work.vocabulary, precise, device)
+    room = Room(size, work.vocabulary, precise, device)
     total = torch.zeros((), dtype=precise, device=device)
     for start in range(0, items, size):
         at = slice(start, min(start + size, items))
@@ -214,23 +215,6 @@ def _chunk_size(items: int, work: _Work, dtype: torch.dtype, device: torch.devic
     return max(1, -(-items // chunks))
 
 
-class _Room:
-    """Buffers of a chunk's size, made once: memory that is asked for anew costs as much as what is done in it."""
-
-    def __init__(self, items: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> None:
-        self._items, self._vocabulary, self._dtype, self._device = items, vocabulary, dtype, device
-        self._buffers: dict[str, Tensor] = {}
-
-    def take(self, name: str, items: int, vocabulary: int | None = None) -> Tensor:
-        """An uninitialised (items, vocabulary)."""
-        columns = vocabulary or self._vocabulary
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.numel() < items * columns:
-            buffer = torch.empty(max(self._items, items) * columns, dtype=self._dtype, device=self._device)
-            self._buffers[name] = buffer
-        return buffer[: items * columns].view(items, columns)
-
-
 def _product_dtype(source: Tensor) -> torch.dtype:
     kind = source.device.type
     if torch.is_autocast_enabled(kind) and source.dtype is not torch.float64:
@@ -248,7 +232,7 @@ def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, into: Tensor) -
         into.add_(bias)
 
 
-def _chunk(logits: Tensor, work: _Work, at: slice, room: _Room) -> Tensor:
+def _chunk(logits: Tensor, work: _Work, at: slice, room: Room) -> Tensor:
     """Writes the values of the chunk's items and gives the weighted gradient in its logits, before the scale.
 
     Terms that share a temperature and a vocabulary share one softmax.
@@ -281,7 +265,7 @@ def _chunk(logits: Tensor, work: _Work, at: slice, room: _Room) -> Tensor:
 
 
 def _group(
-    logits: Tensor, work: _Work, indices: Sequence[int], at: slice, room: _Room,
+    logits: Tensor, work: _Work, indices: Sequence[int], at: slice, room: Room,
     temperature: float, vocabulary: int, in_place: bool, number: int,
 ) -> Tensor:  # fmt: skip
     """The gradient of the terms that share one softmax."""
@@ -378,7 +362,7 @@ def _named_logits(scaled: Tensor, term: FusedTerm, at: slice) -> tuple[Tensor, T
 
 def _dense(
     target: Target, scaled: Tensor, log_sum: Tensor, weights: Tensor, rule: Divergence,
-    temperature: float, at: slice, room: _Room,
+    temperature: float, at: slice, room: Room,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Values, weighted slope, and what q counts in the gradient, against a teacher's whole distribution."""
     items, vocabulary = scaled.shape
