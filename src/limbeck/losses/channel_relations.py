@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from limbeck.checks import LimbeckError
 from limbeck.losses.base import Loss, LossInput
-from limbeck.losses.vectors import both, finished, full_precision, products
+from limbeck.losses.numeric import full_precision, unbuilt
+from limbeck.losses.vectors import both, finished, products
 
 
 def ickd(student: Tensor, teacher: Tensor, where: Tensor | None = None, tokens: Tensor | None = None) -> Tensor:
@@ -65,9 +66,7 @@ class ICKD(Loss):
         """(batch,) from maps (batch, channels, height, width) or tokens (batch, tokens, channels), and masks of shape
         (batch,) and (batch, tokens)."""
         if self.projection is None or self.normalisation is None:
-            raise LimbeckError(
-                "ickd: give the Distiller example=batch (or call build) so that it can make its learned parts"
-            )
+            raise unbuilt("ickd")
         student, teacher = both(student, teacher, where, "ickd", tokens)
         positions = _positions(student)
         if positions.shape[-1] != self.projection.in_features:

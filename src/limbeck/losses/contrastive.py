@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from limbeck.checks import LimbeckError
 from limbeck.losses.base import Loss, LossInput
-from limbeck.losses.numeric import fraction, positive
-from limbeck.losses.vectors import both, embedded, finished, full_precision, unit
+from limbeck.losses.numeric import fraction, full_precision, positive, unbuilt
+from limbeck.losses.vectors import both, embedded, finished, unit
 
 Sides = tuple[Tensor, Tensor]
 """What belongs to the student, and what to the teacher."""
@@ -192,9 +192,7 @@ class CRD(Loss):
     def _embeddings(self, student: Tensor, teacher: Tensor, ids: Tensor | None, where: Tensor | None) -> Sides:
         """The batch's embeddings (batch, width) at length 1."""
         if self.student_embedding is None or self.teacher_embedding is None:
-            raise LimbeckError(
-                "crd: give the Distiller example=batch (or call build) so that it can make its learned parts"
-            )
+            raise unbuilt("crd")
         if len(self.sample_ids) == 0:
             raise LimbeckError(
                 "crd remembers every sample: call distiller.prepare(ids) with the ids of all training samples before "

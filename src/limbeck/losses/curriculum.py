@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError, same_shape
+from limbeck.checks import same_shape
 from limbeck.losses.base import Loss
 from limbeck.losses.divergences import ForwardKL
-from limbeck.losses.numeric import at_least_two_classes, not_negative, positive, precise
+from limbeck.losses.numeric import at_least_two_classes, not_negative, positive, precise, unbuilt
 from limbeck.losses.response import DivergenceLoss
 from limbeck.types import LinearHead
 
@@ -103,9 +103,7 @@ class CTKD(Loss):
         if self.score is not None:
             return self.start + self.span * precise(self.score).sigmoid()
         if self.layers is None:
-            raise LimbeckError(
-                "CTKD: give the Distiller example=batch (or call build) so that it can make its learned parts"
-            )
+            raise unbuilt("CTKD")
         # Detached: what the student's logits do to the temperature is not for the student to follow.
         both = torch.cat([precise(teacher), precise(student)], -1).detach()
         both = both.masked_fill(both == -math.inf, 0.0).to(next(self.layers.parameters()).dtype)

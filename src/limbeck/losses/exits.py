@@ -16,6 +16,7 @@ from limbeck.losses.numeric import (
     positive,
     precise,
     target_classes,
+    unbuilt,
 )
 from limbeck.losses.response import KD, kd
 from limbeck.losses.supervised import cross_entropy
@@ -159,10 +160,7 @@ class _Exit(Loss):
     def logits(self, feature: Tensor, tokens: Tensor | None) -> Tensor:
         """The exit's answer, (batch, classes)."""
         if self.head is None:
-            raise LimbeckError(
-                f"{type(self).__name__}: give the Distiller example=batch (or call build) so that it can make its "
-                "learned parts"
-            )
+            raise unbuilt(type(self).__name__)
         answer: Tensor = self.head(precise(feature), tokens)
         return answer
 

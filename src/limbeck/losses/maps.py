@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from math import isqrt
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.checks import LimbeckError
+from limbeck.losses.numeric import full_precision
 
 CHANNELS = {2: 1, 3: 2, 4: 1}
 """Which dimension holds the channels of a vector, of tokens and of a map."""
@@ -114,7 +114,7 @@ def same_channels(student: int, teacher: int, what: str) -> None:
 
 def product(first: Tensor, second: Tensor) -> Tensor:
     """first @ second in their own precision, under autocast too."""
-    with torch.autocast(first.device.type, enabled=False):
+    with full_precision(first):
         return first @ second
 
 
@@ -123,13 +123,6 @@ def pointwise(feature: Tensor, channels: int, into: int, *, bias: bool = False) 
     if feature.dim() == 4:
         return nn.Conv2d(channels, into, kernel_size=1, bias=bias, device=feature.device)
     return nn.Linear(channels, into, bias=bias, device=feature.device)
-
-
-def unbuilt(what: str) -> LimbeckError:
-    """The error of a loss that was not built."""
-    return LimbeckError(
-        f"{what}: give the Distiller example=batch (or call build) so that it can make its learned parts"
-    )
 
 
 def _square_map(feature: Tensor) -> Tensor:

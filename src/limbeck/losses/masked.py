@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from limbeck.checks import LimbeckError, same_shape
 from limbeck.losses.base import Loss
-from limbeck.losses.maps import channels_of, pointwise, positions_of, unbuilt
-from limbeck.losses.numeric import precise
+from limbeck.losses.maps import channels_of, pointwise, positions_of
+from limbeck.losses.numeric import precise, unbuilt
 
 Hidden = Literal["channels", "positions"]
 

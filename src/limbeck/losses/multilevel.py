@@ -9,7 +9,7 @@ from torch import Tensor
 
 from limbeck.checks import LimbeckError, same_shape
 from limbeck.losses.base import Loss, LossInput
-from limbeck.losses.numeric import at_least_two_classes, not_negative, positive, precise
+from limbeck.losses.numeric import at_least_two_classes, full_precision, not_negative, positive, precise
 from limbeck.losses.response import kd
 
 TEMPERATURES = (2.0, 3.0, 4.0, 5.0, 6.0)
@@ -71,7 +71,7 @@ def mlkd(
     items, columns = _shares(teacher, where, least_sure)
     values, across = student.new_zeros(len(student)), student.new_zeros(width)
     # Autocast would multiply the probabilities in half precision.
-    with torch.autocast(student.device.type, enabled=False):
+    with full_precision(student):
         for temperature in temperatures:
             if instance:
                 values = values + instance * kd(student, teacher, temperature=temperature)

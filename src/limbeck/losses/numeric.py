@@ -74,3 +74,16 @@ def target_classes(teacher_logits: Tensor, labels: Tensor | None) -> Tensor:
     """The labels (batch, …), and the teacher's top class where there is none."""
     top = teacher_logits.detach().argmax(-1)
     return top if labels is None else torch.where(labels < 0, top, labels)
+
+
+def full_precision(tensor: Tensor) -> torch.autocast:
+    """Keeps matrix products in the tensors' own precision inside of mixed-precision training, which would round them
+    to half."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def unbuilt(what: str) -> LimbeckError:
+    """The error of a loss that was not built."""
+    return LimbeckError(
+        f"{what}: give the Distiller example=batch (or call build) so that it can make its learned parts"
+    )

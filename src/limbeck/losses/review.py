@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from limbeck.checks import LimbeckError, same_shape
 from limbeck.losses.base import Loss, LossInput
-from limbeck.losses.numeric import precise
+from limbeck.losses.numeric import precise, unbuilt
 
 LEVELS = (4, 2, 1)
 MOST_CHANNELS = 512
@@ -93,9 +93,7 @@ class ReviewKD(Loss):
     def forward(self, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], where: Tensor | None = None) -> Tensor:
         """(batch,) from tuples of features, shallow to deep, and a mask of shape (batch,)."""
         if self.fusions is None:
-            raise LimbeckError(
-                "ReviewKD: give the Distiller example=batch (or call build) so that it can make its learned parts"
-            )
+            raise unbuilt("ReviewKD")
         here, there = self._stages(student, teacher)
         if len(here) != len(self.fusions):
             raise LimbeckError(

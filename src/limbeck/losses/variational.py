@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from limbeck.checks import LimbeckError, same_shape
 from limbeck.losses.base import Loss
-from limbeck.losses.maps import channels_of, pointwise, pooled_alike, positions_of, unbuilt
-from limbeck.losses.numeric import precise
+from limbeck.losses.maps import channels_of, pointwise, pooled_alike, positions_of
+from limbeck.losses.numeric import precise, unbuilt
 
 EPSILON = 1e-5
 """The smallest variance, as in the authors' code."""

@@ -6,13 +6,7 @@ import torch
 from torch import Tensor
 
 from limbeck.checks import LimbeckError
-from limbeck.losses.numeric import precise
-
-
-def full_precision(tensor: Tensor) -> torch.autocast:
-    """Keeps matrix products in the tensors' own precision inside of mixed-precision training, which would round them
-    to half."""
-    return torch.autocast(tensor.device.type, enabled=False)
+from limbeck.losses.numeric import full_precision, precise
 
 
 def both(
