@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 
 from limbeck import Distiller
-from limbeck.models import ModelSpec, build
+from limbeck.models import ModelSpec, Shape, build
 from limbeck.recipe import read_recipe
 from limbeck.session import open_data, training_split
 from limbeck.tasks import IMAGE_CLASSIFICATION as TASK
@@ -28,7 +28,7 @@ def main() -> None:
         split = training_split(recipe, data, seed)
         split = split.subset((split.labels != UNLABELLED).nonzero().flatten())
         torch.manual_seed(seed)
-        student = build(ModelSpec(recipe.student.model, {}), num_classes=10, in_channels=1, image_size=(8, 8))
+        student = build(ModelSpec(recipe.student.model, {}), Shape(10, 1, (8, 8)))
         trained = train(Distiller(student), split, None, replace(recipe.train, steps=steps), seed=seed)
         logits, labels = TASK.predict(trained.module, data.test)
         accuracies.append(100 * TASK.metrics(logits, labels)["accuracy"])

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from transformers import BertConfig, BertForSequenceClassification
 
 from limbeck import Schedule, Term
-from limbeck.losses import METHODS, Method, Supervised, SupervisedBCE
+from limbeck.losses import METHODS, Method, Supervised, SupervisedBCE, SupervisedMSE
 from limbeck.models.cifar import CifarResNet
 
 CLASSES, SIZE, SAMPLES = 5, 16, 24
@@ -109,7 +109,7 @@ def terms_of(method: Method) -> list[Term]:
 
 def data_of(setting: str, method: Method) -> Samples:
     samples = SETTINGS[setting].data()
-    if method.family == "multi-label" or method.module is SupervisedBCE:
+    if method.family == "multi-label" or method.module in (SupervisedBCE, SupervisedMSE):
         samples.rows["labels"] = torch.nn.functional.one_hot(samples.rows["labels"].clamp(min=0), CLASSES).float()
     return samples
 

@@ -198,7 +198,8 @@ def test_p_values_are_corrected_for_the_number_of_methods() -> None:
         "a": [0.85, 0.88, 0.84, 0.87], "b": [0.84, 0.87, 0.83, 0.84],
     }  # fmt: skip
     rows = [Row(name, seed, "last", {"accuracy": a}) for name, each in values.items() for seed, a in enumerate(each)]
-    found = {(claim.a, claim.b): claim for claim in method_claims(rows, ["kd", "a", "b"], ["alone", "kd"])}
+    claims = method_claims(rows, ["kd", "a", "b"], ["alone", "kd"], ["accuracy"])
+    found = {(claim.a, claim.b): claim for claim in claims}
     against_kd = [found["a", "kd"], found["b", "kd"]]
     small, large = sorted(claim.p or 1.0 for claim in against_kd)
     assert sorted(claim.p_holm or 1.0 for claim in against_kd) == pytest.approx(

@@ -29,7 +29,7 @@ from transformers import (
 
 from limbeck import Distiller, LimbeckError, Term
 from limbeck.losses import AT, BYOT, KD, OFA, RKD, AttentionMSE, FeatureMSE, MiniLM, ReviewKD, Supervised
-from limbeck.models import ModelSpec, build, conv_student, conv_teacher
+from limbeck.models import ModelSpec, Shape, build, conv_student, conv_teacher
 from limbeck.pairing import Pairing, expand, pair, survey
 from limbeck.pairing.pair import by_depth
 from limbeck.taps import SignalReader
@@ -53,7 +53,7 @@ def texts(rows: int = 4, length: int = 9) -> Batch:
 
 
 def named(name: str) -> nn.Module:
-    return build(ModelSpec(name), num_classes=CLASSES, in_channels=3, image_size=(32, 32))
+    return build(ModelSpec(name), Shape(CLASSES, 3, (32, 32)))
 
 
 def vision(name: str) -> nn.Module:
@@ -355,13 +355,30 @@ def test_models_that_cannot_be_looked_into() -> None:
         expand([Term(FeatureMSE())], both, both, batch)
 
 
-def test_a_model_without_logits() -> None:
-    """Two answers, neither called logits: blocks are found, and there is no one head for an embedding."""
+def test_a_model_of_starts_and_ends() -> None:
+    """Two answers that come from one head, which must be found by what both are together."""
     config = bert(2, 16).config
     config.num_labels = 2
     found = survey(BertForQuestionAnswering(config), texts(), "student")
     assert [stage.tap for stage in found.stages] == ["bert.encoder.layer.0", "bert.encoder.layer.1"]
-    assert "logits" in found.missing["embedding"]
+    assert found.embedding is not None
+    assert found.shapes[found.embedding][2:] == (16,)
+
+
+def test_a_model_without_logits() -> None:
+    """Two answers, neither called logits: blocks are found, and there is no one head for an embedding."""
+
+    class TwoHeads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2), nn.ReLU())
+            self.age, self.name = nn.Linear(8, 1), nn.Linear(8, CLASSES)
+
+        def forward(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+            vector = self.body(inputs).mean((2, 3))
+            return {"age": self.age(vector), "name": self.name(vector)}
+
+    assert "logits" in survey(TwoHeads(), images(), "student").missing["embedding"]
 
 
 def test_checkpointed_activations() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from limbeck.checks import LimbeckError
 from limbeck.losses import KD
-from limbeck.recipe import Recipe, TeacherRecipe, build_terms, expected_preprocessing, read_recipe, shipped_recipes
+from limbeck.recipe import Recipe, TeacherRecipe, build_terms, read_recipe, shipped_recipes
+from limbeck.tasks.image_classification import expected_preprocessing
 from limbeck.types import Preprocessing
 
 MINIMAL = "name: mine\ndata: {source: digits}\nteacher: {model: conv-teacher}\nstudent: {model: conv-student}\n"
@@ -107,7 +108,7 @@ def test_shipped_recipes_are_valid() -> None:
         ("train.epochs=-1", ["train.epochs must be above 0"]),
         ("train.optimizer=adam", ["train.optimizer", "'adamw' or 'sgd'", "'adam'"]),
         ("seeds=0", ["seeds", "greater than or equal to 1", "got 0"]),
-        ("task=dreaming", ["task", "'image-classification'", "'dreaming'"]),
+        ("task=dreaming", ["task", "image-classification", "'dreaming'"]),
         ("name=a/b", ["name", "'a/b'"]),
         ("name.x=3", ["name.x: there is nothing at 'x'"]),
         ("data.labelled=0", ["data.labelled: expected", "got 0"]),
@@ -168,7 +169,8 @@ def test_expected_preprocessing() -> None:
     given = Preprocessing((8, 8), 1, (0.3,), (0.4,))
 
     def of(**keys: object) -> Preprocessing | None:
-        return expected_preprocessing(TeacherRecipe.model_validate({"model": "m", **keys}), given)
+        teacher = TeacherRecipe.model_validate({"model": "m", **keys})
+        return expected_preprocessing(teacher.normalize, teacher.size, given)
 
     assert of() is None
     assert of(size=16) == Preprocessing((16, 16), 1, (0.3,), (0.4,))

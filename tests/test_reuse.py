@@ -19,7 +19,7 @@ from transformers import BertConfig, BertForSequenceClassification, GPT2Config, 
 from transformers import ViTForImageClassification as HubViT
 
 from limbeck import Distiller, LimbeckError, load, save
-from limbeck.models import CifarResNet, CifarVGG, ModelSpec, WideResNet, build, forward_of, read_card
+from limbeck.models import CifarResNet, CifarVGG, ModelSpec, Shape, WideResNet, build, forward_of, read_card
 from limbeck.models.reused import HeadProjector
 from limbeck.reuse import reuse_head
 from limbeck.taps import SignalReader
@@ -279,15 +279,15 @@ def test_a_saved_student_is_built_again_from_its_name(teacher: str, tmp_path: Pa
     """A recipe's student that needs its teacher, or code of one's own, to be loaded; also where it goes on training."""
     torch.manual_seed(0)
     teaching = timm_vit(16, classes=3) if teacher == "timm:vit_tiny" else build(
-        ModelSpec(teacher), num_classes=3, in_channels=3, image_size=(32, 32)
+        ModelSpec(teacher), Shape(3, 3, (32, 32))
     )  # fmt: skip
-    student = build(ModelSpec("resnet8"), num_classes=3, in_channels=3, image_size=(32, 32))
+    student = build(ModelSpec("resnet8"), Shape(3, 3, (32, 32)))
     reused = reuse_head(student, teaching, pixels())
     statistics(reused.student, pixels())
     expected = logits(reused.student, pixels())
     save(reused.student, tmp_path / "m", spec=ModelSpec("resnet8"), classes=tuple("abc"), preprocessing=SMALL)
     assert read_card(tmp_path / "m").reused_head is not None
-    again = build(ModelSpec(str(tmp_path / "m")), num_classes=3, in_channels=3, image_size=(32, 32))
+    again = build(ModelSpec(str(tmp_path / "m")), Shape(3, 3, (32, 32)))
     torch.testing.assert_close(logits(again, pixels()), expected, rtol=0, atol=0)
     save(again, tmp_path / "n", spec=ModelSpec(str(tmp_path / "m")), classes=tuple("abc"), preprocessing=SMALL)
     torch.testing.assert_close(logits(load(tmp_path / "n"), pixels()), expected, rtol=0, atol=0)
@@ -295,7 +295,7 @@ def test_a_saved_student_is_built_again_from_its_name(teacher: str, tmp_path: Pa
 
 def test_cards_without_and_with_a_broken_plan(tmp_path: Path) -> None:
     """A folder of an earlier version that no longer loads; a plan for other paths that fails far from its cause."""
-    model = build(ModelSpec("resnet8"), num_classes=3, in_channels=3, image_size=(32, 32))
+    model = build(ModelSpec("resnet8"), Shape(3, 3, (32, 32)))
     save(model, tmp_path / "m", spec=ModelSpec("resnet8"), classes=tuple("abc"), preprocessing=SMALL)
     card = json.loads((tmp_path / "m" / "limbeck.json").read_text())
     assert card.pop("reused_head") is None

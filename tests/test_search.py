@@ -186,6 +186,21 @@ def test_what_diverges_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "plain KD is the best" in found.sentences[0]
 
 
+def test_when_all_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half an hour of trials that fail at once, because something else than their weights is wrong."""
+    train = Session.train
+
+    def broken(self: Session, unit: str, *args: Any, **kwargs: Any) -> Any:
+        if unit == "teacher":
+            return train(self, unit, *args, **kwargs)
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Session, "train", broken)
+    with pytest.raises(LimbeckError, match=r"10 trials in a row failed; the last: others-4, .*out of memory"):
+        go(tmp_path / "run", HOURS, 30)
+    assert {name: len(each) for name, each in trials_of(tmp_path / "run").items()} == {"kd": 5, "dist": 5}
+
+
 def test_budgets() -> None:
     """Minutes read as seconds, or nonsense as no time at all."""
     assert [seconds_of(text) for text in ("90s", "30m", "2h", "1h30m", "0.5m")] == [90, 1800, 7200, 5400, 30]

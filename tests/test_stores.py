@@ -266,19 +266,19 @@ def test_a_run_on_stored_features_alone(dense: Path, tmp_path: Path) -> None:
 def test_distil_from_a_store_of_training_data(tmp_path: Path) -> None:
     """`limbeck.distill` that asks a store of training data for the evaluation data, or a top-k store for all logits."""
     from limbeck import label
-    from limbeck.models import ModelSpec, build
+    from limbeck.models import ModelSpec, Shape, build
     from limbeck.sources import load
     from limbeck.store import TopKLogits
     from limbeck.training import TrainConfig
 
     data = load("digits")
-    model = build(ModelSpec("dense-teacher"), num_classes=10, in_channels=1, image_size=(8, 8))
+    model = build(ModelSpec("dense-teacher"), Shape(10, 1, (8, 8)))
     small = data.train.subset(range(64))
     objective = [limbeck.Term(limbeck.losses.KD(temperature=1.0))]
     for codec in (TopKLogits(k=3), None):
         signals = {"logits": codec} if codec is not None else None
         store = label(model, small, tmp_path / str(codec), signals=signals, say=quiet)
-        student = build(ModelSpec("dense-student"), num_classes=10, in_channels=1, image_size=(8, 8))
+        student = build(ModelSpec("dense-student"), Shape(10, 1, (8, 8)))
         found = limbeck.distill(
             store, student, small, data.test, objective=objective, seeds=1, config=TrainConfig(epochs=1)
         )

@@ -6,6 +6,7 @@ import copy
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,14 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from limbeck import report
-from limbeck.answers import width_of
 from limbeck.checks import LimbeckError
 from limbeck.compare import Candidate, alone_terms, candidates_of, claims, measure, versions
 from limbeck.distiller import Distiller
 from limbeck.models import as_module, save
 from limbeck.results import Results, Row
 from limbeck.sources import ImageSet, as_training_data
-from limbeck.tasks import IMAGE_CLASSIFICATION
+from limbeck.tasks import IMAGE_CLASSIFICATION as TASK
+from limbeck.tasks.classification import predict, width_of
 from limbeck.teachers import TeacherLike, as_teacher
 from limbeck.terms import Term, default_terms
 from limbeck.training import TrainConfig, train
@@ -119,9 +120,12 @@ def distill(
             )
             candidates += candidates_of(kind, seed, trained, None)
     names = tuple(classes or (held_out.classes if isinstance(held_out, ImageSet) else map(str, range(num_classes))))
-    rows = measure(IMAGE_CLASSIFICATION, candidates, taught, held_out, names, place, collate=held_out_collate)
-    recipe = {"name": "distill", "task": IMAGE_CLASSIFICATION.name, "seeds": seeds, "train": _plain(config)}
-    results = Results(recipe, versions(), rows, claims(rows))
+    rows = measure(
+        TASK, candidates, taught, held_out, place, example=held_out_collate([held_out[0]]),
+        predict=partial(predict, collate=held_out_collate, classes=names),
+    )  # fmt: skip
+    recipe = {"name": "distill", "task": TASK.name, "seeds": seeds, "train": _plain(config)}
+    results = Results(recipe, versions(), rows, claims(rows, TASK.claimed))
     results.write(place / "results.json")
     console = Console()
     console.print(report.terminal_table(results))

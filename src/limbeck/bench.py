@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from limbeck.models import forward_of
+from limbeck.types import Batch
 
 
 def processor() -> str:
@@ -25,14 +25,19 @@ def processor() -> str:
 
 
 def latency(
-    models: Mapping[str, nn.Module], inputs: Tensor, *, threads: int = 1, seconds: float = 0.5, rounds: int = 200
+    readers: Mapping[str, Callable[[Batch], object]],
+    batch: Batch,
+    *,
+    threads: int = 1,
+    seconds: float = 0.5,
+    rounds: int = 200,
 ) -> dict[str, dict[str, Any]]:
-    """Milliseconds of a forward pass in eager PyTorch, for each model.
+    """Milliseconds that each of `readers` takes for a batch: models in eval mode, run in eager PyTorch.
 
-    The models take turns, so that a slow moment of the machine is shared; five passes each come before the clock.
+    They take turns, so that a slow moment of the machine is shared; five passes each come before the clock.
 
     Args:
-        inputs: one batch, on the device where the models are; its first dimension is the batch size.
+        batch: on the device where the models are; the first dimension of its tensors is the batch size.
         threads: CPU threads for PyTorch while it measures.
         seconds: about how long to measure each model, at most `rounds` passes.
 
@@ -40,9 +45,8 @@ def latency(
         For each model `p50`, `p95` and `min` in milliseconds, `rounds`, and where: `runtime`, `device`, `precision`,
         `threads`, `batch`.
     """
-    readers = {name: forward_of(model.eval()) for name, model in models.items()}
-    batch = {"inputs": inputs}
-    times: dict[str, list[float]] = {name: [] for name in models}
+    inputs = next(iter(batch.values()))
+    times: dict[str, list[float]] = {name: [] for name in readers}
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -58,7 +62,7 @@ def latency(
                     reader(batch)
                     _synchronize(inputs)
                     times[name].append(1000 * (time.perf_counter() - begin))
-                if time.perf_counter() - start > seconds * len(models):
+                if time.perf_counter() - start > seconds * len(readers):
                     break
     finally:
         torch.set_num_threads(before)

@@ -126,6 +126,22 @@ def search(
     folder: Annotated[
         Path | None, typer.Option("--folder", help="Where it is kept.  [default: runs/<recipe name>-search]")
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray",
+            metavar="ADDRESS|auto|local",
+            help="Run many trials at a time, on a Ray cluster: host:port, `auto` on a machine of it, or `local` for "
+            "this machine alone. --folder must be on a file system that all machines share.",
+        ),
+    ] = None,
+    cpus: Annotated[
+        float | None, typer.Option("--cpus", help="Processors of each trial under --ray.  [default: 1]")
+    ] = None,
+    gpus: Annotated[
+        float | None,
+        typer.Option("--gpus", help="GPUs of each trial under --ray, 0 to 1.  [default: 1 where a machine has one]"),
+    ] = None,
     trust_code: TrustOption = False,
 ) -> None:
     """Search for the best method, its weight and its temperature on the validation split, within a time.
@@ -134,15 +150,21 @@ def search(
     `limbeck run` and `limbeck compare`. After an interruption the same command goes on.
     """
     with clear_errors():
+        from limbeck.clusters import Cluster
         from limbeck.contest import names_of_methods
         from limbeck.recipe import read_recipe
         from limbeck.search import BEST, search_methods, seconds_of
 
+        if ray is None and (cpus is not None or gpus is not None):
+            raise LimbeckError("--cpus and --gpus are what each trial has on a cluster; add --ray")
+        cluster = Cluster(ray, 1.0 if cpus is None else cpus, gpus) if ray is not None else None
+
         read = read_recipe(recipe, changes or [])
         place = folder or Path("runs") / f"{read.name}-search"
         found = search_methods(
-            read, place, seconds_of(budget), names_of_methods(methods), trials=trials, trust_code=trust_code, say=say
-        )
+            read, place, seconds_of(budget), names_of_methods(methods),
+            trials=trials, cluster=cluster, trust_code=trust_code, say=say,
+        )  # fmt: skip
         table = Table("method", "trials", "to the end", "validation accuracy, %", "with", box=None, padding=(0, 1))
         for line in found.lines:
             reached = "–" if line.accuracy is None else f"{100 * line.accuracy:.2f}"
@@ -269,16 +291,18 @@ def evaluate(
         from limbeck.models import load, read_card
         from limbeck.session import same_classes
         from limbeck.sources import load as load_data
-        from limbeck.tasks import IMAGE_CLASSIFICATION as task
+        from limbeck.tasks import TASKS
 
         card = read_card(model)
         if card.preprocessing is None:
             raise LimbeckError(f"{model}: saved without its preprocessing; measure it from Python")
         test = load_data(data, size=card.preprocessing.size[0]).test
         same_classes(card.classes, test.classes, str(model))
-        logits, labels = task.predict(load(model, trust_code=trust_code), test.with_preprocessing(card.preprocessing))
+        found = TASKS[card.task].predict(
+            load(model, trust_code=trust_code), test.with_preprocessing(card.preprocessing), label="test"
+        )
         table = Table("metric", "value")
-        for name, value in task.metrics(logits, labels).items():
+        for name, value in found.metrics().items():
             table.add_row(name, f"{value:.4f}")
         console.print(table)
 

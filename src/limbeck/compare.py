@@ -11,27 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import nn
 
-from limbeck.answers import answers_of
 from limbeck.bench import latency, processor
 from limbeck.files import write_json
 from limbeck.losses import Supervised
 from limbeck.metrics import holm, paired, size_of
-from limbeck.models import forward_of
 from limbeck.results import Claim, Row
-from limbeck.sources import ImageSet, collate_samples
-from limbeck.tasks import ImageClassification
+from limbeck.tasks import Predict, Task
 from limbeck.teachers import Live, Teacher
 from limbeck.terms import Term
 from limbeck.training import Trained
+from limbeck.types import Batch
 
 ALONE, DISTILLED = "alone", "distilled"
 """What rows are called: the student trained on labels only, and the one with a teacher."""
 
-CLAIMED = ("accuracy", "macro_f1", "nll")
-"""The metrics on which distilled and alone are compared over seeds."""
+
+ANSWERS = ("labels", "start_positions", "end_positions")
+"""What a batch has that models are to find."""
 
 
 def alone_terms(terms: Sequence[Term]) -> list[Term]:
@@ -78,33 +76,37 @@ def candidates_of(name: str, seed: int, trained: Trained, selected: nn.Module | 
 
 
 def measure(
-    task: ImageClassification,
+    task: Task,
     candidates: Sequence[Candidate],
     teacher: Teacher,
-    test: Dataset[Any],
-    classes: Sequence[str],
+    test: Any,
     folder: Path,
     *,
+    predict: Predict | None = None,
+    example: Batch | None = None,
     teacher_cost: dict[str, float] | None = None,
     teacher_history: list[dict[str, float]] | None = None,
-    collate: Callable[[Any], Any] = collate_samples,
     workers: int = 0,
 ) -> list[Row]:
     """Reads the test split, once, with every model: a row each, and curves and confusion under `folder/details`.
 
     The teacher's row comes first; the others are measured against the labels and against the teacher. What cannot be
-    known of a teacher, whose label store keeps less than all logits, is left out and said in a warning.
+    known of a teacher, whose label store keeps less than all logits, is left out and said in a warning. `predict` and
+    `example`, a batch of one sample, are the task's and the split's own if not given.
     """
-    taught = answers_of(task, teacher, test, label="test: teacher", collate=collate, workers=workers)
-    labels = taught.labels
-    example = collate([test[0]])
+    predict = predict or task.predict
+    taught: Any = predict(teacher, test, label="test: teacher", workers=workers)
+    example = alone_inputs(test.__getitems__([0]) if example is None else example)
     one_each = {candidate.family: candidate for candidate in candidates}
-    families: dict[str, nn.Module] = {family: candidate.load() for family, candidate in one_each.items()}
+    modules = {family: candidate.load().to("cpu").eval() for family, candidate in one_each.items()}
+    runs = {family: task.run(module) for family, module in modules.items()}
     teachers = list(teacher.modules())
     if isinstance(teacher, Live):
-        families["teacher"] = _Adapted(teacher)
-    latencies = latency({name: _on_cpu(module) for name, module in families.items()}, example["inputs"])
-    sizes = {name: size_of(module, example["inputs"]) for name, module in families.items()}
+        modules["teacher"] = teacher.model.to("cpu").eval()
+        prepare, run = teacher.prepare, task.run(teacher.model)
+        runs["teacher"] = lambda batch: run(prepare(batch))
+    latencies = latency(runs, example)
+    sizes = {name: size_of(module, example, runs[name]) for name, module in modules.items()}
     if "teacher" not in sizes and teachers:
         sizes["teacher"] = {
             "parameters": float(sum(p.numel() for module in teachers for p in module.parameters())),
@@ -112,30 +114,34 @@ def measure(
         }
 
     def row(
-        name: str, seed: int, checkpoint: str, family: str, logits: Tensor | None, metrics: dict[str, float],
+        name: str, seed: int, checkpoint: str, family: str, said: Any, metrics: dict[str, float],
         cost: dict[str, float], history: list[dict[str, float]],
     ) -> Row:  # fmt: skip
         details = Path("details") / f"{name}-{seed}-{checkpoint}.json"
-        curves = {} if logits is None else task.details(logits, labels, classes)
-        write_json(folder / details, {**curves, "history": history})
+        write_json(folder / details, {**said.details(), "history": history})
         size, speed = sizes.get(family, {}), latencies.get(family, {})
         return Row(name, seed, checkpoint, metrics, size, speed, cost, str(details))
 
-    own = taught.metrics(task)
-    rows = [row("teacher", 0, "last", "teacher", taught.logits, own, teacher_cost or {}, teacher_history or [])]
+    rows = [row("teacher", 0, "last", "teacher", taught, taught.metrics(), teacher_cost or {}, teacher_history or [])]
     pictured = False
     for each in candidates:
-        label = f"test: {each.name}, seed {each.seed}"
-        logits, _ = task.predict(each.load(), test, label=label, collate=collate, workers=workers)
-        metrics = task.metrics(logits, labels) | taught.fidelity(task, logits)
-        rows.append(row(each.name, each.seed, each.checkpoint, each.family, logits, metrics, each.cost, each.history))
-        if not pictured and each.name == DISTILLED and isinstance(test, ImageSet) and taught.logits is not None:
-            write_json(folder / "details" / "examples.json", task.examples(test, logits, taught.logits, labels))
+        said: Any = predict(each.load(), test, label=f"test: {each.name}, seed {each.seed}", workers=workers)
+        metrics = said.metrics() | said.fidelity(taught)
+        rows.append(row(each.name, each.seed, each.checkpoint, each.family, said, metrics, each.cost, each.history))
+        if not pictured and each.name == DISTILLED:
+            shown = task.examples(test, said, taught)
+            if shown is not None:
+                write_json(folder / "details" / "examples.json", shown)
             pictured = True
     return rows
 
 
-def claims(rows: Sequence[Row], metrics: Sequence[str] = CLAIMED) -> list[Claim]:
+def alone_inputs(batch: Batch) -> Batch:
+    """What of a batch a model is run on: all but the answers."""
+    return {name: tensor for name, tensor in batch.items() if name not in ANSWERS}
+
+
+def claims(rows: Sequence[Row], metrics: Sequence[str]) -> list[Claim]:
     """Distilled against alone, for each setting and generation, over the seeds that both have, at their last
     checkpoints; later generations against the first as well."""
     by_name = _by_name(rows)
@@ -145,12 +151,14 @@ def claims(rows: Sequence[Row], metrics: Sequence[str] = CLAIMED) -> list[Claim]
         if not model.startswith(DISTILLED):
             continue
         for other in (ALONE, DISTILLED) if model != DISTILLED else (ALONE,):
-            found += _paired(by_name, name, setting_name(other, setting), metrics)
+            own = setting_name(other, setting)
+            # A setting in which the student alone would be the same shares the first setting's.
+            found += _paired(by_name, name, own if own in by_name else other, metrics)
     return found
 
 
 def method_claims(
-    rows: Sequence[Row], methods: Sequence[str], baselines: Sequence[str], metrics: Sequence[str] = CLAIMED
+    rows: Sequence[Row], methods: Sequence[str], baselines: Sequence[str], metrics: Sequence[str]
 ) -> list[Claim]:
     """Each method against each baseline, over the seeds that both have, at their last checkpoints; p-values are also
     given corrected for the number of methods that met the baseline."""
@@ -199,20 +207,3 @@ def versions() -> dict[str, str]:
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found
-
-
-class _Adapted(nn.Module):
-    """A live teacher as one module from the student's inputs to logits, so that what it costs can be measured."""
-
-    def __init__(self, teacher: Live) -> None:
-        super().__init__()
-        self.model = teacher.model
-        self._prepare = teacher.prepare
-        self._run = forward_of(teacher.model)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self._run(self._prepare({"inputs": inputs}))["logits"]
-
-
-def _on_cpu(module: nn.Module) -> nn.Module:
-    return module.to("cpu").eval()

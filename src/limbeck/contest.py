@@ -94,7 +94,7 @@ def compare_methods(
             return Results(shown.resolved(), versions(), [])
         return account(
             replace(session, recipe=shown), entries, taught, notes,
-            lambda rows: method_claims(rows, list(shown.methods), (ALONE, BASELINE)),
+            lambda rows: method_claims(rows, list(shown.methods), (ALONE, BASELINE), session.task.claimed),
         )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from limbeck.shortcuts import SHORTCUTS, known_shortcuts
 from limbeck.taps import SignalReader
 from limbeck.teachers import Stored, Teacher, TeacherLike, as_teacher
 from limbeck.terms import LOGITS, Term, default_terms, settled
-from limbeck.tokens import TokenPlan
+from limbeck.tokens import TokenPlan, seeks_spans
 from limbeck.types import Batch, Output, Signal
 
 
@@ -51,7 +51,9 @@ class Distiller(nn.Module):
             `limbeck.shortcuts`. A teacher given as a Teacher has its own.
 
     A batch with `attention_mask`, or of a causal language model, is one of texts: terms then compare the tokens that
-    count (see `limbeck.tokens`), and a causal model's logits are taken against the next token's label.
+    count (see `limbeck.tokens`), and a causal model's logits are taken against the next token's label. An
+    encoder-decoder's batch has `decoder_input_ids` too, and its logits are taken against the label of each. Of one with
+    `span_mask` or `start_positions`, logits are those of an answer's start and of its end, two items a text.
 
     Raises:
         LimbeckError: a term names a signal that the student or the teacher cannot give, or needs a teacher and there
@@ -105,7 +107,7 @@ class Distiller(nn.Module):
                 "balance='gradient' cannot tell the terms of a language model apart, whose loss is made in chunks; "
                 "take 'uncertainty' or 'fixed'"
             )
-        self._heads = self._heads_serve(terms)
+        self._heads = balance != "gradient" and self._heads_serve(terms)
         self._channels_last = "channels-last" in self.shortcuts and channels_last_model(self.student)
         self._token_signals: set[str] | None = None
         if self.teacher is not None:
@@ -136,6 +138,11 @@ class Distiller(nn.Module):
             self.objective.value(index, signal, taught, labels, count, context=context)
             for index, count in enumerate(counts)
         ]
+
+    @property
+    def chunked(self) -> bool:
+        """Whether logits are made in chunks, as of a language model's large vocabulary."""
+        return self._causal or self._heads
 
     def learning(self) -> list[nn.Parameter]:
         """The student's parameters that are trained."""
@@ -177,11 +184,13 @@ class Distiller(nn.Module):
         tokens_have_logits = self._causal or LOGITS in self._token_signals
         samples = self.objective.counts(plan.labels, plan.logits_count if tokens_have_logits else plan.shape[0], batch)
         texts = torch.as_tensor(plan.shape[0], device=samples.device).float()
-        tokens = torch.as_tensor(plan.valid_count, device=samples.device).float()
         counts = []
         for index, term in enumerate(self.objective.terms):
-            each_token = term.student_names[0] in self._token_signals and not term.on_logits
-            counts.append(texts if term.loss.structured else tokens if each_token else samples[index])
+            name = term.student_names[0]
+            if term.loss.structured or name not in self._token_signals or term.on_logits:
+                counts.append(texts if term.loss.structured else samples[index])
+            else:
+                counts.append(torch.as_tensor(plan.count(name), device=samples.device).float())
         return torch.stack(counts)
 
     def student_signal(self, batch: Batch) -> Signal:
@@ -230,7 +239,7 @@ class Distiller(nn.Module):
 
     def _learn_tokens(self, plan: TokenPlan, signal: Signal) -> None:
         if self._token_signals is None:
-            self._token_signals = {name for name, tensor in signal.tensors.items() if plan.covers(name, tensor)}
+            self._token_signals = plan.covered(signal)
 
     def _dry_run(self, batch: Batch) -> tuple[Signal, Signal | None]:
         """What student and teacher give for a batch, without a trace in either."""
@@ -281,5 +290,11 @@ class Distiller(nn.Module):
         if tried := [term for term in built if not term.loss.needs_ids]:
             objective = Objective(tried)
             with torch.no_grad(), evaluating(objective):
-                objective(student, taught, labels, padded_vocabulary=self._causal, context=context)
+                _, means = objective(student, taught, labels, padded_vocabulary=self._causal, context=context)
+            broken = [name for name, mean in means.items() if not bool(mean.isfinite())]
+            if broken and seeks_spans(example):
+                raise LimbeckError(
+                    f"term {broken[0]}: its loss needs all logits to be finite, and tokens where no answer may begin or "
+                    "end have -inf; take one on probabilities, such as kd"
+                )
         return built

@@ -7,19 +7,21 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from limbeck.answers import answers_of
 from limbeck.checks import LimbeckError
+from limbeck.compare import alone_inputs
 from limbeck.distiller import Distiller
 from limbeck.metrics import size_of
+from limbeck.models import forward_of
 from limbeck.recipe import Recipe, build_terms
 from limbeck.session import Session, open_data, preview_teacher, training_split
-from limbeck.sources import Data, ImageSet, describe
-from limbeck.tasks import TASKS
+from limbeck.sources import describe
+from limbeck.students import build_student
+from limbeck.tasks import Classified, TaskData
 from limbeck.teachers import Live, Teacher
 from limbeck.terms import peak_weight
 from limbeck.types import UNLABELLED
@@ -54,20 +56,24 @@ def examine(recipe: Recipe, folder: Path, *, trust_code: bool = False) -> list[F
         findings.append(Finding("note", "teacher", text))
     else:
         findings += _teaching(recipe, data, teacher)
-    student = session.build(recipe.student)
-    findings += _capacity(data, teacher, student)
+    student = build_student(session, recipe.student, lambda: teacher)
+    findings += _capacity(session, teacher, student)
     findings += _step(session, student, teacher, guessed=not taught.ready)
     return findings
 
 
-def _data(recipe: Recipe, data: Data) -> Iterator[Finding]:
+def _data(recipe: Recipe, data: TaskData) -> Iterator[Finding]:
     split = training_split(recipe, data, 0)
+    sizes = f"train {len(data.train):,}, validation {len(data.validation):,}, test {len(data.test):,}"
+    if not data.classes or split.labels.is_floating_point():
+        yield Finding("note", "data", sizes)
+        yield Finding("ok", "labels", recipe.kind.describe(split, data))
+        return
     balance = describe(split.labels.numpy(), data.classes)
     known = len(split) - balance.unlabelled
     names = ", ".join(data.classes[:8]) + (" …" if len(data.classes) > 8 else "")
     yield Finding(
-        "note", "data", f"train {len(data.train):,}, validation {len(data.validation):,}, test {len(data.test):,}; "
-        f"{len(data.classes)} classes, in this order: {names}",
+        "note", "data", f"{sizes}; {len(data.classes)} classes, in this order: {names}",
     )  # fmt: skip
     yield Finding("warning" if balance.imbalanced else "ok", "balance", balance.text)
     if known == 0:
@@ -78,7 +84,9 @@ def _data(recipe: Recipe, data: Data) -> Iterator[Finding]:
             "warning", "labels", f"fewer than one labelled sample a batch of {batch}; enlarge train.batch_size, or "
             "expect the student alone to learn little",
         )  # fmt: skip
-    inputs = data.train.__getitems__(list(range(min(SAMPLE, len(data.train)))))["inputs"]
+    inputs = data.train.__getitems__(list(range(min(SAMPLE, len(data.train))))).get("inputs")
+    if inputs is None:
+        return
     mean, std = inputs.mean().item(), inputs.std().item()
     centred = abs(mean) < 0.5 and 0.5 < std < 2
     yield Finding(
@@ -88,13 +96,16 @@ def _data(recipe: Recipe, data: Data) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def _teaching(recipe: Recipe, data: Data, teacher: Teacher) -> Iterator[Finding]:
+def _teaching(recipe: Recipe, data: TaskData, teacher: Teacher) -> Iterator[Finding]:
     """The teacher on the loader that the run will use."""
     split = data.validation
     if len(split) > SAMPLE:
         split = split.subset(torch.linspace(0, len(split) - 1, SAMPLE).long())
-    task = TASKS[recipe.task]
-    answers = answers_of(task, teacher, split, label="teacher")
+    answers = recipe.kind.predict(teacher, split, label="teacher", settings=recipe.data)
+    if not isinstance(answers, Classified):
+        measure, metrics = recipe.kind.main, answers.metrics()
+        yield Finding("note", "teacher", f"{measure.title} {measure.text(metrics[measure.key])} on validation samples")
+        return
     logits, labels = answers.logits, answers.labels
     if logits is None:
         yield Finding("note", "teacher", answers.why)
@@ -104,7 +115,7 @@ def _teaching(recipe: Recipe, data: Data, teacher: Teacher) -> Iterator[Finding]
             f"the teacher gives {logits.shape[1]} logits, the data has {len(data.classes)} classes; "
             "use the data it was trained on, or another teacher"
         )
-    metrics = task.metrics(logits, labels)
+    metrics = answers.metrics()
     accuracy, chance = metrics["accuracy"], 1 / len(data.classes)
     text = f"accuracy {100 * accuracy:.1f} % on {len(split)} validation samples"
     if accuracy < max(2 * chance, 0.5):
@@ -124,7 +135,7 @@ def _teaching(recipe: Recipe, data: Data, teacher: Teacher) -> Iterator[Finding]
     )  # fmt: skip
 
 
-def _order(logits: Tensor, labels: Tensor, data: Data) -> Iterator[Finding]:
+def _order(logits: Tensor, labels: Tensor, data: TaskData) -> Iterator[Finding]:
     """A teacher that is wrong in the same way for each class knows the classes in another order."""
     known = labels != UNLABELLED
     predicted, truth = logits.argmax(1)[known], labels[known]
@@ -145,7 +156,7 @@ def _order(logits: Tensor, labels: Tensor, data: Data) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _capacity(data: Data, teacher: Teacher, student: nn.Module) -> Iterator[Finding]:
+def _capacity(session: Session, teacher: Teacher, student: nn.Module) -> Iterator[Finding]:
     sizes = [sum(p.numel() for p in module.parameters()) for module in teacher.modules()]
     small = sum(p.numel() for p in student.parameters())
     if not sizes or not small:
@@ -159,10 +170,10 @@ def _capacity(data: Data, teacher: Teacher, student: nn.Module) -> Iterator[Find
         yield Finding("warning", "capacity", text + "; the student is the larger one: are they swapped?")
     else:
         yield Finding("ok", "capacity", text)
-    example = data.train.__getitems__([0])["inputs"]
-    flops = size_of(student, example)["flops"]
+    example = alone_inputs(session.data.train.__getitems__([0]))
+    flops = size_of(student, example, forward_of(student))["flops"]
     if isinstance(teacher, Live) and flops:
-        big = size_of(teacher.model, teacher.prepare({"inputs": example})["inputs"])["flops"]
+        big = size_of(teacher.model, teacher.prepare(example), forward_of(teacher.model))["flops"]
         text = f"{flops / 1e6:.2f} MFLOP a sample for the student, {big / 1e6:.2f} for the teacher"
         yield Finding("note", "cost", text)
 
@@ -181,8 +192,8 @@ def _step(session: Session, student: nn.Module, teacher: Teacher, *, guessed: bo
         .train()
     )
     distiller.prepare(split.ids)
-    logits = distiller.student_signal(batch)["logits"]
-    if logits.shape[-1] != len(session.data.classes):
+    logits = distiller.student_signal(batch).get("logits")
+    if session.data.classes and logits is not None and logits.shape[-1] != len(session.data.classes):
         raise LimbeckError(
             f"the student gives {logits.shape[-1]} logits, the data has {len(session.data.classes)} classes"
         )
@@ -242,9 +253,12 @@ def _timed(distiller: Distiller, batch: dict[str, Tensor], parameters: list[nn.P
     return sorted(times)[len(times) // 2], 4.0 * weights + saved
 
 
-def _mixed(split: ImageSet, count: int) -> list[int]:
+def _mixed(split: Any, count: int) -> list[int]:
     """Positions of a batch with labelled samples in it where there are some."""
-    labelled = (split.labels != UNLABELLED).nonzero().flatten()[: max(1, count // 2)].tolist()
+    labels = getattr(split, "labels", None)
+    if labels is None or labels.dim() != 1:
+        return list(range(count))
+    labelled: list[int] = (labels != UNLABELLED).nonzero().flatten()[: max(1, count // 2)].tolist()
     others = [index for index in range(len(split)) if index not in set(labelled)]
     return (labelled + others)[:count]
 

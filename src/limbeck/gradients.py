@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from limbeck.balance import on_labels, references_of
 from limbeck.distiller import Distiller
 from limbeck.models.forward import evaluating
-from limbeck.models.heads import is_causal_lm
 from limbeck.types import Batch
 
 KEPT = 1 << 22
@@ -45,11 +44,11 @@ class Probe:
 def probe(distiller: Distiller, batch: Batch, average: Callable[[Tensor], Tensor] | None = None) -> Probe | None:
     """The gradients of a batch's terms, in eval mode; weights, statistics and random state stay as they are.
 
-    `average` takes a tensor to its mean over the processes, each of which has its part of the batch. None for a causal
-    language model, whose logits are made in chunks that serve one backward pass, and where the student is not trained.
+    `average` takes a tensor to its mean over the processes, each of which has its part of the batch. None where
+    logits are made in chunks, which serve one backward pass, and where the student is not trained.
     """
     terms, parameters = distiller.objective.terms, distiller.learning()
-    if is_causal_lm(distiller.student) or not parameters:
+    if distiller.chunked or not parameters:
         return None
     references = references_of(terms)
     # Terms on labels first, so that no gradients but theirs are kept.

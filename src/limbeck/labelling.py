@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from tqdm import tqdm
 
 from limbeck.checks import LimbeckError
-from limbeck.content import content_ids, text_content
+from limbeck.content import content_ids
 from limbeck.models.heads import is_causal_lm
 from limbeck.processes import processes
-from limbeck.sources import ImageSet, as_training_data
+from limbeck.sources import ImageSet, Prepared, as_training_data
 from limbeck.store import (
     Codec,
     DenseLogits,
@@ -35,8 +35,8 @@ from limbeck.store.codecs import Columns
 from limbeck.store.manifest import Per
 from limbeck.store.writer import different_keys
 from limbeck.teachers import Live, Teacher, TeacherLike, as_teacher
-from limbeck.tokens import next_tokens
-from limbeck.types import Batch, LinearHead, Preprocessing, Signal
+from limbeck.tokens import batch_content, decoder_labels, next_tokens, of_encoder, real_tokens, seeks_spans
+from limbeck.types import Batch, LinearHead, Signal
 
 SHARD_BATCHES = 16
 """Batches a shard: what a kill can cost."""
@@ -96,7 +96,7 @@ def label(
     plan = Plan(
         name or _name_of(taught),
         taught.identity(),
-        plain_preprocessing(passes[0].preprocessing) if isinstance(passes[0], ImageSet) else None,
+        passes[0].prepared_as() if isinstance(passes[0], Prepared) else None,
         _views(passes),
         seed,
         {key: SignalPlan(encoder.per[key], encoder.shapes[key], codec) for key, codec in wanted.items()},
@@ -154,15 +154,20 @@ class _Encoder:
     def encoded(self, batch: Batch) -> Records:
         """What the teacher says of a batch, encoded."""
         signal = self._teacher({name: tensor.to(self._device) for name, tensor in batch.items()})
-        ids, views, content, real = _keys(batch)
+        ids, views, content, real = keys_of(batch)
         lengths = torch.ones_like(ids) if real is None else real.sum(1)
         whose = self._items(batch, ids, views, real)
         columns = {}
         for name, codec in self._codecs.items():
-            per, values = self._rows(name, signal, real)
+            per, values = self._rows(name, signal, real, "decoder_input_ids" in batch)
             if codec.describes_logits and name != "logits":
                 raise LimbeckError(
                     f"signal {name!r}: the codec {codec.name!r} keeps logits; keep a feature with the codec 'features'"
+                )
+            if name == "logits" and codec.kind is not Tensor and seeks_spans(batch):
+                raise LimbeckError(
+                    f"signal 'logits': the codec {codec.name!r} keeps probabilities of classes, and an answer's start "
+                    "and end are chosen among a text's tokens; keep them with the codec 'dense'"
                 )
             shape = (values.weight.shape[0],) if isinstance(values, LinearHead) else tuple(values.shape[1:])
             if self.shapes.setdefault(name, shape) != shape:
@@ -176,7 +181,7 @@ class _Encoder:
             columns[name] = codec.encode(values, whose[per])
         return Records(ids, views, content, lengths, columns)
 
-    def _rows(self, name: str, signal: Signal, real: Tensor | None) -> tuple[Per, Tensor | LinearHead]:
+    def _rows(self, name: str, signal: Signal, real: Tensor | None, decoder: bool) -> tuple[Per, Tensor | LinearHead]:
         """What a signal has a row for, and its rows."""
         value = signal.target(name)
         if not isinstance(value, Tensor | LinearHead):
@@ -190,11 +195,16 @@ class _Encoder:
                 "which no codec keeps; give a term on it a live teacher"
             )
         rows = value if isinstance(value, Tensor) else value.hidden
+        if decoder and rows.dim() > 2 and of_encoder(name):
+            raise LimbeckError(
+                f"signal {name!r}: has a row for each token of the source, and the store of an encoder-decoder keeps "
+                "rows of the target's tokens; give a term on it a live teacher"
+            )
         if real is None or rows.dim() < 3 or rows.shape[:2] != real.shape:
             return "sample", value
         at = real.flatten().nonzero().squeeze(1).to(rows.device)
         kept = rows.flatten(0, 1).index_select(0, at)
-        per: Per = "next-token" if name == "logits" and self._causal else "token"
+        per: Per = "decoder-token" if decoder else "next-token" if name == "logits" and self._causal else "token"
         if isinstance(value, Tensor):
             return per, kept
         return per, LinearHead(kept, value.weight, value.bias, value.scale, value.softcap)
@@ -216,6 +226,10 @@ class _Encoder:
                 following = next_tokens(batch, batch["input_ids"])[1].flatten()[at]
             whose["next-token"] = Items(each, view, place, following, self._seed)
             whose["token"] = Items(each, view, place, torch.full_like(each, -1), self._seed)
+            if "decoder_input_ids" in batch:
+                known = decoder_labels(batch)[1]
+                following = torch.full_like(each, -1) if known is None else known.flatten()[at]
+                whose["decoder-token"] = Items(each, view, place, following, self._seed)
         return whose
 
 
@@ -284,18 +298,16 @@ def _samples(each: Any, indices: Sequence[int]) -> Any:
     return each.__getitems__(at) if hasattr(each, "__getitems__") else [each[index] for index in at]
 
 
-def _keys(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def keys_of(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Of each sample of a batch its id, view and content id, (batch,) int64; and of texts which tokens are no padding,
-    (batch, length)."""
+    (batch, length): an encoder-decoder's are the target's."""
     texts, real = batch.get("input_ids"), None
     if texts is None:
         if "inputs" not in batch:
             raise LimbeckError(f"labelling needs batches with `inputs` or `input_ids`, got {', '.join(batch)}")
         content = content_ids(batch["inputs"])
     else:
-        mask = batch.get("attention_mask")
-        real = torch.ones_like(texts, dtype=torch.bool) if mask is None else mask.bool()
-        content = text_content(texts, real, batch.get("token_type_ids"))
+        content, real = batch_content(batch), real_tokens(batch)
     ids = batch.get("ids", content)
     return ids, batch.get("views", torch.zeros_like(ids)), content, real
 
@@ -313,7 +325,7 @@ def _fingerprint(passes: Sequence[Any], shards: Sequence[_Shard], collate: Calla
         digest.update(f"{len(each)};".encode() + (known.numpy().tobytes() if isinstance(known, Tensor) else b""))
     # Each by itself: a data set may have samples of several sizes, of which only neighbours fit one batch.
     ends = [
-        _keys(collate(_samples(passes[shard.at], [index])))[:3]
+        keys_of(collate(_samples(passes[shard.at], [index])))[:3]
         for shard in shards
         for index in (shard.start, shard.stop - 1)
     ]
@@ -351,12 +363,6 @@ def _estimate(first: Records, records: int, once: int, done: int) -> str:
 def _name_of(teacher: Teacher) -> str:
     names = [type(module).__name__ for module in teacher.modules()]
     return " + ".join(names) if isinstance(teacher, Live) or len(names) > 1 else type(teacher).__name__
-
-
-def plain_preprocessing(preprocessing: Preprocessing) -> dict[str, Any]:
-    """How pixels were prepared, as a manifest says it."""
-    plain = asdict(preprocessing)
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
 
 def _views(passes: Sequence[Any]) -> ViewPlan | None:

@@ -14,6 +14,7 @@ from limbeck.losses import Loss
 from limbeck.losses.fused import FusedTerm, fused_losses, serves_fused
 from limbeck.losses.together import JointTerm, joint_losses, serves_joint
 from limbeck.terms import LOGITS, Names, Schedule, Term, settled
+from limbeck.tokens import real_tokens
 from limbeck.types import UNLABELLED, Batch, LinearHead, Signal
 
 LABELS = "labels"
@@ -30,10 +31,11 @@ class Context:
 
 
 def labelled(labels: Tensor) -> Tensor:
-    """Which samples have a label, (batch,) boolean. NaN or a negative value is none; of several labels, one does."""
+    """Which samples have a label, (batch,) boolean. NaN is none, nor is a negative share; of several
+    labels, one does."""
     if labels.is_floating_point():
-        known = labels >= 0
-        return known.flatten(1).any(1) if labels.dim() > 1 else known
+        # A number, as of a regression, may be negative; a class's share may not.
+        return (labels >= 0).flatten(1).any(1) if labels.dim() > 1 else ~labels.isnan()
     return labels != UNLABELLED
 
 
@@ -159,8 +161,8 @@ class Objective(nn.Module):
                 source = Signal({key: each.detach() for key, each in student.items()}) if term.own else teacher
                 given.append(taken(source, term.teacher) if source is not None else None)
             elif name == "tokens":
-                mask = batch.get("attention_mask")
-                given.append(None if mask is None else mask.bool())
+                known = "attention_mask" in batch or "decoder_input_ids" in batch
+                given.append(real_tokens(batch, term.student_names[0]) if known else None)
             elif name == "ids":
                 given.append(batch.get("ids"))
             else:

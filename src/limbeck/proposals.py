@@ -22,6 +22,7 @@ from limbeck.pairing import Pairing, Survey, opened, pair, paired, survey
 from limbeck.projectors import projector_between
 from limbeck.recipe import Recipe
 from limbeck.session import Session, open_data, preview_teacher
+from limbeck.students import build_student
 from limbeck.terms import Names, names_of
 from limbeck.types import Batch
 
@@ -66,9 +67,10 @@ def pair_recipe(recipe: Recipe, *, trust_code: bool = False) -> Pairing:
     """
     data = open_data(recipe, lambda _line: None)
     session = Session(recipe, data, Path("runs") / recipe.name, trust_code, lambda _line: None)
-    teacher, prepare = opened(preview_teacher(session).teacher)
+    taught = preview_teacher(session).teacher
+    teacher, prepare = opened(taught)
     example = data.train.__getitems__(list(range(min(2, len(data.train)))))
-    return pair(session.build(recipe.student), teacher, example, prepare(example))
+    return pair(build_student(session, recipe.student, lambda: taught), teacher, example, prepare(example))
 
 
 def proposals(pairing: Pairing) -> list[Proposal]:
@@ -173,13 +175,7 @@ def _image_model(name: str, shape: Shape, trust_code: bool) -> tuple[nn.Module, 
     config = timm.get_pretrained_cfg(name.removeprefix("timm:")) if name.startswith("timm:") else None
     if config is not None and config.fixed_input_size:
         options["img_size"] = shape.image_size
-    model = build(
-        ModelSpec(name, options),
-        num_classes=shape.num_classes,
-        in_channels=shape.in_channels,
-        image_size=shape.image_size,
-        trust_code=trust_code,
-    )
+    model = build(ModelSpec(name, options), shape, trust_code=trust_code)
     return model, (shape.in_channels, *shape.image_size)
 
 

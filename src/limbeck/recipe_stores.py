@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from limbeck.checks import LimbeckError
 from limbeck.files import read_json, write_json
 from limbeck.recipe import ModelRecipe, Recipe, TeacherRecipe
-from limbeck.sources import Data, ImageSet
-from limbeck.sources.mixing import Mixing
 from limbeck.store import LabelStore
 from limbeck.store.manifest import MANIFEST, PLAN, checksum
-from limbeck.types import Preprocessing
 
 LABELS = "labels"
 """Where `limbeck label` writes in a run folder, if the recipe names no place."""
@@ -63,57 +56,6 @@ def one_for_views(stores: Sequence[LabelStore]) -> LabelStore | None:
                 f"{other.manifest.plan.views}); label the data for both teachers with one recipe"
             )
     return first
-
-
-def store_pool(store: LabelStore, data: Data) -> Tensor:
-    """The samples among which mixing drew its partners: those of the training split when it was labelled."""
-    views = store.manifest.plan.views
-    if views is not None and views.count > 1:  # the test split has one view
-        pool: Tensor = store.ids[store.views == 1].unique()
-        return pool
-    ids: Tensor = store.ids.unique()
-    known: Tensor = ids[~torch.isin(ids, data.test.ids)]
-    return known
-
-
-def mixed_as_labelled(split: ImageSet, mixing: Mixing | None, store: LabelStore, data: Data) -> ImageSet:
-    """A split mixed with the partners that its samples had when they were labelled.
-
-    Raises:
-        LimbeckError: some of these are not in the training split any more.
-    """
-    if mixing is None:
-        return split
-    pool = store_pool(store, data)
-    gone = int((~torch.isin(pool, split.ids)).sum())
-    if gone:
-        raise LimbeckError(
-            f"{gone} of the {len(pool):,} samples among which the label store {store.folder} drew partners for mixing "
-            "are not in the training split any more, so what its teacher saw cannot be made again; restore them (or "
-            "data.validation), label the data again, or do without mixing"
-        )
-    return split.with_mixing(mixing, pool=pool)
-
-
-def pixels_of(store: LabelStore) -> Preprocessing | None:
-    """How pixels were prepared for a store; None where it does not say."""
-    plain = store.manifest.plan.preprocessing
-    if plain is None:
-        return None
-    mean, std = (tuple(float(value) for value in plain[key]) for key in ("mean", "std"))
-    height, width = plain["size"]
-    return Preprocessing((height, width), plain["channels"], mean, std)
-
-
-def prepared_as_labelled(data: Data, stores: Sequence[LabelStore], say: Callable[[str], None]) -> Data:
-    """The data normalised as when it was labelled: its own mean and deviation change with every sample added to it."""
-    wanted = next((pixels for store in stores if (pixels := pixels_of(store)) is not None), None)
-    given = data.train.preprocessing
-    if wanted is None or wanted == given or (wanted.size, wanted.channels) != (given.size, given.channels):
-        return data
-    say("data: normalised as when it was labelled, not by the mean and deviation that it has now")
-    splits = {name: getattr(data, name).with_preprocessing(wanted) for name in ("train", "validation", "test")}
-    return replace(data, **splits)
 
 
 def teacher_text(wanted: ModelRecipe) -> str:

@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from limbeck import report
@@ -23,11 +24,9 @@ from limbeck.session import (
     open_teacher,
     preview_teacher,
     training_split,
-    validation_accuracy,
 )
-from limbeck.sources import Data, describe
 from limbeck.students import Entry, candidates, chain_notes, lineup, rehearse, train_all
-from limbeck.tasks import TASKS
+from limbeck.tasks import TaskData
 
 RESULTS = "results.json"
 REPORT = "report.html"
@@ -62,8 +61,8 @@ def run(recipe: Recipe, folder: Path, *, trust_code: bool = False, say: Say = pr
         train_all(session, entries)
         if not main:
             return Results(recipe.resolved(), versions(), [])
-        _publish_student(list(candidates(folder, entries, trust_code)), folder)
-        return account(session, entries, taught, notes, claims)
+        _publish_student(session, list(candidates(folder, entries, trust_code)))
+        return account(session, entries, taught, notes, lambda rows: claims(rows, session.task.claimed))
 
 
 def account(
@@ -80,8 +79,9 @@ def account(
         session.say(line)
     session.say("reading the test split, once, with every model")
     rows = measure(
-        TASKS[recipe.task], list(candidates(folder, entries, session.trust_code)), taught.teacher, data.test,
-        data.classes, folder, teacher_cost=taught.cost, teacher_history=taught.history, workers=recipe.train.workers,
+        session.task, list(candidates(folder, entries, session.trust_code)), taught.teacher, data.test, folder,
+        predict=partial(session.task.predict, settings=recipe.data), teacher_cost=taught.cost,
+        teacher_history=taught.history, workers=recipe.train.workers,
     )  # fmt: skip
     results = Results(recipe.resolved(), versions(), rows, claims_of(rows), list(dict.fromkeys(notes)))
     report.write(results, folder, folder / REPORT)
@@ -89,13 +89,14 @@ def account(
     return results
 
 
-def _publish_student(candidates: Sequence[Candidate], folder: Path) -> None:
+def _publish_student(session: Session, candidates: Sequence[Candidate]) -> None:
     """Copies the distilled student that validation likes best, of any generation, to `folder/student`."""
     names = [each for each in candidates if each.name.startswith(DISTILLED) and "@" not in each.name]
     best = max(
         (each for each in names if each.checkpoint == "last"),
-        key=lambda each: validation_accuracy(each.history) or 0.0,
+        key=lambda each: session.selected.rank(session.reached(each.history)),
     )
+    folder = session.folder
     source = folder / "models" / f"{best.name}-{best.seed}" / best.checkpoint
     with staged_folder(folder / "student") as staging:
         shutil.copytree(source, staging, dirs_exist_ok=True)
@@ -111,13 +112,12 @@ def finished(folder: Path, recipe: Recipe) -> Results | None:
     return results if same else None
 
 
-def _describe(recipe: Recipe, data: Data) -> list[str]:
+def _describe(recipe: Recipe, data: TaskData) -> list[str]:
     """What the student will see, in a line a setting."""
     lines = []
     for setting, variant in recipe.variants().items():
-        split = training_split(variant, data, 0)
-        balance = describe(split.labels.numpy(), data.classes)
-        lines.append(f"training data{f' ({setting})' if setting else ''}: {balance.text}")
+        text = variant.kind.describe(training_split(variant, data, 0), data)
+        lines.append(f"training data{f' ({setting})' if setting else ''}: {text}")
     return lines
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import inspect
 import math
 import re
-import shutil
-import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from limbeck.checks import LimbeckError
+from limbeck.clusters import Cluster, connected
 from limbeck.contest import BASELINE, Terms, asked, epochs_of, fitting, method_terms, with_terms
 from limbeck.files import write_text
 from limbeck.losses import METHODS, Method
@@ -22,21 +22,30 @@ from limbeck.processes import processes
 from limbeck.recipe import Recipe
 from limbeck.recipe_stores import note_origins
 from limbeck.session import Say, Session, claim, kept_recipe, open_data, open_teacher, preview_teacher
-from limbeck.students import Entry, assistants, lineup, prepared, train_all
-from limbeck.trials import Clock, Watch, interruptible, optuna_package
+from limbeck.students import assistants, lineup, train_all
+from limbeck.trials import (
+    TRIALS,
+    Clock,
+    Ended,
+    Here,
+    Job,
+    Stops,
+    Worker,
+    Workers,
+    interruptible,
+    open_studies,
+    optuna_package,
+)
 
 if TYPE_CHECKING:
     import optuna
 
 BEST = "best.yaml"
-TRIALS = "trials.log"
-SEED = 10_000
-"""Of every trial's weights and order, away from those of runs, so that these are not what was tuned on."""
 FACTORS = (0.1, 10.0)
 """How far a weight may be from the table's."""
 TEMPERATURES = (1.0, 8.0)
-REDUCTION = 4
-"""Of the trials that reach the first or the fourth of ten evaluations, the best quarter goes on."""
+FAILURES = 10
+"""So many failed trials in a row end a search: then it is not the weights that are wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,7 @@ def search_methods(
     methods: Sequence[str] | None = None,
     *,
     trials: int | None = None,
+    cluster: Cluster | None = None,
     trust_code: bool = False,
     say: Say = print,
 ) -> Found:
@@ -80,34 +90,40 @@ def search_methods(
     Args:
         methods: names; None or empty for all of the table that fit.
         trials: the most trials a method.
+        cluster: where trials run, many at a time; None: one after another in this process.
 
     Raises:
-        LimbeckError: optuna is not installed; an unknown method, or one asked for by name that does not fit; the budget
-            is too short for one training; and as `limbeck.run.run`.
+        LimbeckError: optuna is not installed, or Ray for a cluster; the cluster is not there, or has no place for a
+            trial; an unknown method, or one asked for by name that does not fit; the budget is too short for one
+            training; ten trials in a row failed; and as `limbeck.run.run`.
     """
-    library = optuna_package()
+    optuna_package()
     if processes().num_processes > 1:
         raise LimbeckError("limbeck search runs its trials in one process; start it without accelerate launch")
     plain = recipe.model_copy(update={"settings": {}, "generations": 1, "methods": {}})
     names = asked(plain, methods)
-    data = open_data(plain, say)
-    session = Session(plain, data, folder, trust_code, say)
-    if kept_recipe(folder) is not None and not (folder / TRIALS).exists():
-        raise LimbeckError(f"{folder} holds a run, not a search; choose another folder with --folder")
-    taught = preview_teacher(session)
-    chosen = list(fitting(session, taught, plain, names, explicit=bool(methods), note=say))
-    claim(folder, plain)
-    note_origins(folder, plain)
-    backend = library.storages.journal.JournalFileBackend(str(folder / TRIALS))
-    storage = library.storages.JournalStorage(backend)
-    taught = taught if taught.ready else open_teacher(session)
-    mentors = assistants(session, taught.teacher, plain)
-    if mentors:
-        train_all(session, mentors)
-    *_, entry = lineup(session, taught.teacher, plain)
-    found = _Search(session, entry, storage, chosen, trials)
-    with interruptible() as interrupted:
-        found.spend(budget, interrupted)
+    with connected(cluster) if cluster is not None else nullcontext() as machines:
+        data = open_data(plain, say)
+        session = Session(plain, data, folder, trust_code, say)
+        if kept_recipe(folder) is not None and not (folder / TRIALS).exists():
+            raise LimbeckError(f"{folder} holds a run, not a search; choose another folder with --folder")
+        taught = preview_teacher(session)
+        chosen = list(fitting(session, taught, plain, names, explicit=bool(methods), note=say))
+        claim(folder, plain)
+        note_origins(folder, plain)
+        found = _Search(session, chosen, trials)
+        taught = taught if taught.ready else open_teacher(session)
+        mentors = assistants(session, taught.teacher, plain)
+        if mentors:
+            train_all(session, mentors)
+        with interruptible() as interrupted:
+            workers: Workers
+            if machines is None:
+                *_, entry = lineup(session, taught.teacher, plain)
+                found.spend(budget, interrupted.is_set, Here(Worker(session, entry), found.ended))
+            else:
+                with machines.workers(session, trials and trials * len(chosen), found.ended) as workers:
+                    found.spend(budget, interrupted.is_set, workers)
     if interrupted.is_set():
         raise KeyboardInterrupt
     outcome = found.outcome(recipe)
@@ -129,31 +145,42 @@ def seconds_of(text: str) -> float:
 
 
 class _Search:
-    """The trials of a search: two studies in one file, one of plain KD and one of all other methods."""
+    """The trials of a search: which comes next, and what they found."""
 
-    def __init__(
-        self,
-        session: Session,
-        entry: Entry,
-        storage: optuna.storages.BaseStorage,
-        methods: Sequence[str],
-        most: int | None,
-    ) -> None:
-        self._session, self._entry, self._methods, self._most = session, entry, methods, most
+    def __init__(self, session: Session, methods: Sequence[str], most: int | None) -> None:
+        self._session, self._methods, self._most = session, methods, most
         self._epochs = epochs_of(session)
         self._table = {method.name: method for method in METHODS}
-        self._studies = {is_kd: _study(storage, "kd" if is_kd else "others") for is_kd in (True, False)}
+        self._studies = open_studies(session.folder)
+        self._clock: Clock
+        self._failures = 0
 
-    def spend(self, budget: float, interrupted: threading.Event) -> None:
-        """Runs trials until the time is over, every method has had its most, or the user interrupts."""
-        clock = Clock(self._studies[True], budget)
+    def spend(self, budget: float, interrupted: Stops, workers: Workers) -> None:
+        """Has trials trained until the time is over, every method has had its most, or the user interrupts."""
+        clock = self._clock = Clock(self._studies["kd"], budget)
+
+        def stops() -> bool:
+            return clock.over() or interrupted()
+
         with clock.bar():
-            while not interrupted.is_set() and clock.left() > 0:
-                trial = self._next()
-                if trial is None:
-                    return
-                self._run(trial, clock, interrupted)
-                clock.keep()
+            while workers.free(stops):
+                job = self._next(workers.under_way)
+                if job is not None:
+                    clock.start()
+                    workers.start(job, stops)
+                elif not workers.one_ends(stops):
+                    break
+            while workers.one_ends(stops):
+                pass
+
+    def ended(self, ended: Ended) -> None:
+        """Says what became of a trial."""
+        if ended.line:
+            self._clock.say(self._session.say, ended.line)
+        if ended.state != "waits":
+            self._failures = self._failures + 1 if ended.state == "failed" else 0
+        if self._failures >= FAILURES:
+            raise LimbeckError(f"{FAILURES} trials in a row failed; the last: {ended.line}")
 
     def outcome(self, recipe: Recipe) -> Found:
         """What was found, over all sessions."""
@@ -175,61 +202,48 @@ class _Search:
         changes_of_terms = {"settings": {}, "generations": 1, "terms": terms[leader], "methods": terms}
         return Found(lines, sentences, recipe.model_copy(update={**changes, **changes_of_terms}))
 
-    def _next(self) -> optuna.Trial | None:
-        """A trial that an earlier session left, or the next of the method that has had the fewest; None for no more."""
+    def _next(self, under_way: Collection[int]) -> Job | None:
+        """A trial that waits, or the next of the method that has had the fewest; None for no more."""
+        trial = self._waiting(under_way) or self._asked()
+        if trial is None:
+            return None
+        name, study = trial.user_attrs["method"], trial.study.study_name
+        params = self._suggest(trial, self._table[name])
+        unit = f"{study}-{trial.number}"
+        recipe = with_terms(self._session.recipe, self._terms(name, params))
+        return Job(study, trial._trial_id, unit, f"{unit}, {name} ({_words(params)})", recipe)
+
+    def _waiting(self, under_way: Collection[int]) -> optuna.Trial | None:
+        """A trial that was begun, by an earlier session or a worker that was lost, and that nobody trains now."""
         library = optuna_package()
         for study in self._studies.values():
             for left in study.get_trials(deepcopy=False, states=(library.trial.TrialState.RUNNING,)):
-                if left.user_attrs.get("method") in self._methods:
+                if left.user_attrs.get("method") in self._methods and left._trial_id not in under_way:
                     waiting: optuna.Trial = library.Trial(study, left._trial_id)
                     return waiting
+        return None
+
+    def _asked(self) -> optuna.Trial | None:
+        """A new trial, of the method that has had the fewest; None where all have had their most."""
         counts = {name: len(self._trials(name)) for name in self._methods}
         name = min(self._methods, key=lambda each: counts[each])
         if self._most is not None and counts[name] >= self._most:
             return None
-        study = self._studies[name == BASELINE]
+        study = self._study(name)
         if counts[name] == 0:
             study.enqueue_trial(self._defaults(self._table[name]), user_attrs={"method": name})
         # A sampler that begins from one seed in each session would try the same settings again.
-        study.sampler = library.samplers.TPESampler(seed=len(study.get_trials(deepcopy=False)))
+        study.sampler = optuna_package().samplers.TPESampler(seed=len(study.get_trials(deepcopy=False)))
         trial = study.ask()
         if "method" not in trial.user_attrs:
             trial.set_user_attr("method", name)
         return trial
 
-    def _run(self, trial: optuna.Trial, clock: Clock, interrupted: threading.Event) -> None:
-        """One trial, to its end, until it is pruned, or until there is no time: then it waits for the next session."""
-        library = optuna_package()
-        study, name = trial.study, trial.user_attrs["method"]
-        params = self._suggest(trial, self._table[name])
-        unit = f"{study.study_name}-{trial.number}"
-        title = f"{unit}, {name} ({_words(params)})"
-        entry = replace(self._entry, name=unit, recipe=with_terms(self._session.recipe, self._terms(name, params)))
-        watch = Watch(trial, clock, interrupted)
-        try:
-            distiller, split = prepared(self._session, entry, 0, SEED)
-            self._session.train(unit, distiller, split, entry.recipe.train, SEED, title, callbacks=[watch])
-        except LimbeckError as error:  # such as a weight with which the training diverges
-            trial.set_user_attr("error", str(error))
-            study.tell(trial, state=library.trial.TrialState.PRUNED)
-            clock.say(self._session.say, f"{title}: given up: {error}")
-        else:
-            if watch.waits:
-                return
-            reached = f"validation accuracy {100 * watch.accuracy:.2f} %"
-            if watch.pruned:
-                study.tell(trial, state=library.trial.TrialState.PRUNED)
-                clock.say(
-                    self._session.say, f"{title}: {reached} after {100 * watch.share:.0f} % of it; not among the best"
-                )
-            else:
-                trial.set_user_attr("nll", watch.nll)
-                study.tell(trial, watch.accuracy)
-                clock.say(self._session.say, f"{title}: {reached}")
-        shutil.rmtree(self._session.folder / "work" / unit, ignore_errors=True)
+    def _study(self, name: str) -> optuna.Study:
+        return self._studies["kd" if name == BASELINE else "others"]
 
     def _trials(self, name: str) -> list[optuna.trial.FrozenTrial]:
-        trials = self._studies[name == BASELINE].get_trials(deepcopy=False)
+        trials = self._study(name).get_trials(deepcopy=False)
         return [trial for trial in trials if trial.user_attrs.get("method") == name]
 
     def _best(self, name: str) -> optuna.trial.FrozenTrial | None:
@@ -267,15 +281,6 @@ class _Search:
             f"the budget was too short: no training of plain KD got to its end{why}; the same command with a larger "
             "--budget goes on"
         )
-
-
-def _study(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
-    library = optuna_package()
-    pruner = library.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION)
-    study: optuna.Study = library.create_study(
-        storage=storage, study_name=name, direction="maximize", pruner=pruner, load_if_exists=True
-    )
-    return study
 
 
 def _temperature(method: Method) -> float | None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import yaml
 from pydantic import ValidationError
@@ -16,34 +15,27 @@ from torch import nn
 from transformers import TrainerCallback
 
 from limbeck.checks import LimbeckError
+from limbeck.compare import alone_terms
 from limbeck.distiller import Distiller
 from limbeck.files import difference, read_json, staged_folder, write_json, write_text
-from limbeck.labelling import plain_preprocessing
+from limbeck.measures import Measure, measure_of
 from limbeck.models import ModelSpec, build, load, read_card, save
 from limbeck.models.saved import is_saved
 from limbeck.processes import processes
-from limbeck.recipe import ModelRecipe, Recipe, TeacherRecipe, build_augmentation, expected_preprocessing
+from limbeck.recipe import TEACHER_KEYS, ModelRecipe, Recipe, TeacherRecipe, build_terms
 from limbeck.recipe_stores import (
     TAUGHT,
-    mixed_as_labelled,
     one_for_views,
-    prepared_as_labelled,
     same_model,
     same_origins,
     store_of,
     stores_of,
     without_stores,
 )
-from limbeck.sources import Data, ImageSet
-from limbeck.sources import load as load_data
-from limbeck.sources.splits import labelled_mask
 from limbeck.store import LabelStore
-from limbeck.tasks import TASKS
-from limbeck.teachers import Ensemble, Live, Onnx, Stored, Teacher, adapter, as_teacher
+from limbeck.tasks import Opening, Say, Task, TaskData
+from limbeck.teachers import Ensemble, Live, Onnx, Stored, Teacher, as_teacher
 from limbeck.training import TrainConfig, Trained, train
-from limbeck.types import Preprocessing
-
-Say = Callable[[str], None]
 
 RECORD = "record.json"
 RECIPE = "recipe.yaml"
@@ -56,27 +48,36 @@ class Session:
     """What every step of a run needs: the recipe, its data with all labels, the run folder, and whom to tell."""
 
     recipe: Recipe
-    data: Data
+    data: TaskData
     folder: Path
     trust_code: bool = False
     say: Say = print
 
+    @property
+    def task(self) -> Task:
+        """The recipe's task."""
+        return self.recipe.kind
+
+    @property
+    def selected(self) -> Measure:
+        """The validation measure that chooses a checkpoint."""
+        return measure_of(self.task.selection(self.data))
+
+    def reached(self, history: Sequence[Mapping[str, float]]) -> float | None:
+        """The last value that a training's selection measure had on validation, or None."""
+        key = f"eval_{self.selected.key}"
+        values = [entry[key] for entry in history if key in entry]
+        return values[-1] if values else None
+
     def build(self, wanted: ModelRecipe) -> nn.Module:
-        """A recipe's model, for the data's classes, channels and size."""
-        given = self.data.train.preprocessing
-        return build(
-            _spec(wanted),
-            num_classes=len(self.data.classes),
-            in_channels=given.channels,
-            image_size=given.size,
-            trust_code=self.trust_code,
-        )
+        """A recipe's model, as the data asks for it."""
+        return build(_spec(wanted), self.task.shape(self.data), trust_code=self.trust_code)
 
     def train(
         self,
         unit: str,
         distiller: Distiller,
-        split: ImageSet,
+        split: Any,
         config: TrainConfig,
         seed: int,
         label: str,
@@ -86,12 +87,12 @@ class Session:
         return train(
             distiller,
             split,
-            self.data.validation,
-            config,
+            config=config,
             seed=seed,
             folder=self.folder / "work" / unit,
             label=label,
-            metrics=TASKS[self.recipe.task].training_metrics,
+            validate=lambda student: self.task.validate(student, self.data.validation, self.recipe.data),
+            selection=self.selected.key,
             logs=self.folder / "logs" / unit,
             callbacks=callbacks,
         )
@@ -107,8 +108,8 @@ class Session:
                 cost = {"train_seconds": trained.seconds, "peak_memory_bytes": trained.peak_memory}
                 write_json(staging / RECORD, {"cost": cost, "history": trained.history})
             shutil.rmtree(self.folder / "work" / unit, ignore_errors=True)
-            accuracy = validation_accuracy(trained.history)
-            reached = f"validation accuracy {100 * accuracy:.2f} % " if accuracy is not None else ""
+            value, measure = self.reached(trained.history), self.selected
+            reached = f"validation {measure.title} {measure.text(value, 2)} " if value is not None else ""
             self.say(f"{label}: {reached}in {trained.seconds:.1f} s")
         processes().wait_for_everyone()
 
@@ -116,9 +117,10 @@ class Session:
         save(
             trained.module,
             place,
-            spec=_spec(wanted),
+            spec=_spec(wanted) if wanted.model else None,
+            shape=self.task.shape(self.data),
             classes=self.data.classes,
-            preprocessing=self.data.train.preprocessing,
+            preprocessing=self.task.preparation(self.data),
             task=self.recipe.task,
             about={"recipe": self.recipe.name, "model": label, "checkpoint": place.name},
         )
@@ -179,52 +181,25 @@ def kept_recipe(folder: Path) -> dict[str, Any] | None:
         return old
 
 
-def open_data(recipe: Recipe, say: Say) -> Data:
-    """The recipe's data, with all its labels, normalised as for its label store where there is one."""
-    wanted = recipe.data
-    say(f"data: {wanted.source}")
-    data = load_data(
-        wanted.source,
-        size=wanted.size,
-        validation=wanted.validation,
-        image_column=wanted.image_column,
-        label_column=wanted.label_column,
-    )
-    return prepared_as_labelled(data, stores_of(recipe), say)
+def open_data(recipe: Recipe, say: Say) -> TaskData:
+    """The recipe's data, with all its labels, prepared as for its label store where there is one."""
+    say(f"data: {recipe.data.source}")
+    data = recipe.kind.load(recipe.data, Opening(stores_of(recipe), ready_made(recipe), say))
+    recipe.kind.check(data, recipe.terms)
+    return data
 
 
-def training_split(recipe: Recipe, data: Data, seed: int) -> ImageSet:
+def ready_made(recipe: Recipe) -> list[str]:
+    """The recipe's teachers that come with weights, and with all that belongs to these, by name."""
+    return [wanted.model for wanted in recipe.teacher if wanted.model and wanted.options.get("pretrained", True)]
+
+
+def training_split(recipe: Recipe, data: TaskData, seed: int) -> Any:
     """The training split as the student sees it: labels hidden as the recipe says, augmented.
 
     Where the teacher's labels are stored, the views are those that were labelled, in every seed.
     """
-    split = data.train
-    store = one_for_views(stores_of(recipe))
-    wanted = recipe.data.labelled
-    if wanted != "all":
-        mask = labelled_mask(split.labels.numpy(), split.ids.numpy(), len(data.classes), wanted)
-        split = split.with_labels(mask)
-    view, mixing = build_augmentation(recipe.data.augment, data.train.preprocessing.size[0], "data.augment")
-    if store is None:
-        return split.with_view(view, seed).with_mixing(mixing)
-    views = store.manifest.plan.views
-    here = (repr(view), repr(mixing)) if view is not None or mixing is not None else None
-    there = (views.augmentation, views.mixing) if views is not None else None
-    if here != there:
-        raise LimbeckError(
-            f"the label store {store.folder} holds {_augmentation(there)}, the recipe asks for {_augmentation(here)}; "
-            "set data.augment back, or label the data again"
-        )
-    if views is None:
-        return split
-    # The partners of mixing are drawn among what was labelled, whatever the split holds now.
-    return mixed_as_labelled(split.with_view(view, views.seed, count=views.count), mixing, store, data)
-
-
-def _augmentation(described: tuple[str, str] | None) -> str:
-    if described is None:
-        return "samples as they are"
-    return " and ".join(part for part in described if part != "None")
+    return recipe.kind.training(recipe.data, data, seed, one_for_views(stores_of(recipe)))
 
 
 def open_teacher(session: Session) -> Taught:
@@ -272,10 +247,10 @@ def _open_one(session: Session, wanted: TeacherRecipe, name: str) -> Taught:
 def _stored(session: Session, wanted: TeacherRecipe, store: LabelStore, name: str) -> Taught:
     """The store as the teacher, with the live one for what it lacks, where that is ready without training."""
     plan = store.manifest.plan
-    mine = plain_preprocessing(session.data.train.preprocessing)
+    mine = session.data.train.prepared_as()
     if plan.preprocessing is not None and dict(plan.preprocessing) != mine:
         raise LimbeckError(
-            f"the label store {store.folder} was written for pixels prepared with {dict(plan.preprocessing)}, this "
+            f"the label store {store.folder} was written for samples prepared with {dict(plan.preprocessing)}, this "
             f"data is prepared with {mine}; restore the data, or label it again"
         )
     same_classes(plan.classes, session.data.classes, f"the label store {store.folder}")
@@ -291,9 +266,9 @@ def open_live(session: Session, wanted: TeacherRecipe, name: str) -> Taught:
     """A teacher that runs: loaded, or trained first."""
     if wanted.train is not None:
         return _trained_teacher(session, wanted, wanted.train, name)
-    given = session.data.train.preprocessing
     if wanted.model.endswith(".onnx"):
-        return Taught(Onnx(wanted.model, adapt=adapter(given, expected_preprocessing(wanted, given))), {}, [])
+        adapt = session.task.adapter(session.data, None, _said(wanted))
+        return Taught(Onnx(wanted.model, adapt=adapt), {}, [])
     return Taught(_ready_teacher(session, wanted), {}, [])
 
 
@@ -301,27 +276,24 @@ def _spec(wanted: ModelRecipe) -> ModelSpec:
     return ModelSpec(wanted.model, dict(wanted.options))
 
 
-def _ready_teacher(session: Session, wanted: TeacherRecipe) -> Teacher:
-    given = session.data.train.preprocessing
-    expected = expected_preprocessing(wanted, given)
+def _said(wanted: TeacherRecipe) -> dict[str, Any]:
+    """What a recipe and a saved folder say of how a teacher wants its samples."""
+    said: dict[str, Any] = {**wanted.options, "model": wanted.model}
+    said |= {key: getattr(wanted, key) for key in TEACHER_KEYS}
     path = Path(wanted.model)
     if path.is_dir() and is_saved(path):
-        card = read_card(path)
-        expected = expected or card.preprocessing
-        same_classes(card.classes, session.data.classes, str(path))
-    own = expected or given
-    model = build(
-        _spec(wanted),
-        num_classes=len(session.data.classes),
-        in_channels=own.channels,
-        image_size=own.size,
-        trust_code=session.trust_code,
-    )
-    if expected is None and wanted.model.startswith("timm:") and wanted.options.get("pretrained"):
-        config = timm.data.resolve_model_data_config(model)
-        channels, height, width = config["input_size"]
-        expected = Preprocessing((height, width), channels, tuple(config["mean"]), tuple(config["std"]))
-    return Live(model, adapt=adapter(given, expected), shortcuts=session.recipe.train.shortcuts)
+        said["preparation"] = read_card(path).preprocessing
+    return said
+
+
+def _ready_teacher(session: Session, wanted: TeacherRecipe) -> Teacher:
+    said, path = _said(wanted), Path(wanted.model)
+    if path.is_dir() and is_saved(path):
+        same_classes(read_card(path).classes, session.data.classes, str(path))
+    shape = session.task.teacher_shape(session.data, said)
+    model = build(_spec(wanted), shape, trust_code=session.trust_code)
+    adapt = session.task.adapter(session.data, model, said)
+    return Live(model, adapt=adapt, shortcuts=session.recipe.train.shortcuts)
 
 
 def same_classes(teacher: Sequence[str], data: Sequence[str], where: str) -> None:
@@ -344,20 +316,15 @@ def _trained_teacher(session: Session, wanted: TeacherRecipe, config: TrainConfi
     place = session.folder / name
     if not (place / RECORD).exists():
         torch.manual_seed(0)
-        model = session.build(wanted)
-        split = session.data.train
-        augment = session.recipe.data.augment if wanted.augment is None else wanted.augment
-        view, mixing = build_augmentation(augment, split.preprocessing.size[0], "teacher.augment")
-        split = split.with_view(view, seed=0).with_mixing(mixing)
-        trained = session.train(name, Distiller(model, shortcuts=config.shortcuts), split, config, 0, name)
-        session.keep(name, place, wanted, trained, name)
+        task, recipe = session.task, session.recipe
+        own = replace(session, data=task.seen_by(session.data, _said(wanted)))
+        terms = alone_terms(build_terms(list(task.terms(recipe.data))))
+        distiller = Distiller(own.build(wanted), None, terms, shortcuts=config.shortcuts)
+        split = task.teaching(recipe.data, own.data, wanted.augment)
+        own.keep(name, place, wanted, own.train(name, distiller, split, config, 0, name), name)
     same_classes(read_card(place / "last").classes, session.data.classes, str(place))
     record = read_json(place / RECORD)
-    teacher = Live(load(place / "last", trust_code=session.trust_code), shortcuts=session.recipe.train.shortcuts)
+    model = load(place / "last", trust_code=session.trust_code)
+    adapt = session.task.adapter(session.data, model, {**_said(wanted), "model": str(place / "last")})
+    teacher = Live(model, adapt=adapt, shortcuts=session.recipe.train.shortcuts)
     return Taught(teacher, record["cost"], record["history"])
-
-
-def validation_accuracy(history: Sequence[dict[str, float]]) -> float | None:
-    """The last validation accuracy of a training, or None."""
-    values = [entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry]
-    return values[-1] if values else None

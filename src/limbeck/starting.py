@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from limbeck.checks import LimbeckError, nearest
 from limbeck.models import unwrapped
+from limbeck.models.stacks import blocks_of, evenly_spaced, stacks_of
 from limbeck.taps import module_at
 
 CHOICES = ("every", "first", "last", "first-last")
@@ -63,14 +64,14 @@ def _stack(
 ) -> tuple[str, list[nn.Module]]:
     """The path of a model's stack and its blocks; `like` are the path and the blocks' class of the other model's."""
     if path:
-        blocks = _blocks(module_at(model, path, owner))
+        blocks = blocks_of(module_at(model, path, owner))
         if not blocks:
             raise LimbeckError(
                 f"copy_layers: the {owner}'s {path!r} is no stack, which is an nn.ModuleList or nn.Sequential of "
                 "blocks of one class; give the path of the list that holds the blocks"
             )
         return path, blocks
-    stacks = _stacks(model)
+    stacks = stacks_of(model)
     if like is not None:
         stacks = {name: found for name, found in stacks.items() if type(found[0]) is like[1]}
         if like[0] in stacks:
@@ -85,25 +86,6 @@ def _stack(
         )
     longest = max(stacks, key=lambda name: len(stacks[name]))
     return longest, stacks[longest]
-
-
-def _stacks(model: nn.Module) -> dict[str, list[nn.Module]]:
-    """All stacks of a model by their path; those inside the blocks of a stack of several, such as experts, left out."""
-    found: dict[str, list[nn.Module]] = {}
-    for path, module in model.named_modules():
-        outer = (name for name, blocks in found.items() if len(blocks) > 1)
-        if any(not name or path.startswith(f"{name}.") for name in outer):
-            continue
-        if blocks := _blocks(module):
-            found[path] = blocks
-    return found
-
-
-def _blocks(module: nn.Module) -> list[nn.Module]:
-    """The blocks of a list that is a stack; none of any other module."""
-    blocks = list(module.children()) if isinstance(module, nn.ModuleList | nn.Sequential) else []
-    same = len({type(block) for block in blocks}) == 1 and next(blocks[0].parameters(), None) is not None
-    return blocks if same else []
 
 
 def _chosen(layers: str | Sequence[int], teacher: int, student: int) -> list[int]:
@@ -128,7 +110,7 @@ def _chosen(layers: str | Sequence[int], teacher: int, student: int) -> list[int
     if layers == "last":
         return list(range(teacher - student, teacher))
     if layers == "every":
-        return [index * teacher // student for index in range(student)]
+        return evenly_spaced(student, teacher)
     gaps = max(student - 1, 1)
     return [(2 * index * (teacher - 1) + gaps) // (2 * gaps) for index in range(student)]
 

@@ -10,17 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.answers import LOGITS
 from limbeck.checks import LimbeckError
 from limbeck.content import content_ids
 from limbeck.labelling import label
 from limbeck.losses import kd
 from limbeck.processes import processes
-from limbeck.recipe import Recipe, build_augmentation, build_codecs
+from limbeck.recipe import Recipe, build_codecs
 from limbeck.recipe_stores import (
     LABELS,
-    mixed_as_labelled,
-    prepared_as_labelled,
     same_model,
     teacher_text,
     writable,
@@ -32,15 +29,18 @@ from limbeck.session import (
     open_data,
     open_live,
     preview_teacher,
+    ready_made,
     same_classes,
     teacher_name,
     training_split,
 )
 from limbeck.store import LabelStore
-from limbeck.students import distiller_of
+from limbeck.students import build_student, distiller_of
+from limbeck.tasks import Opening
 from limbeck.teachers import Stored, Teacher, same_inputs
 from limbeck.types import Sampled, Target, TopK
 
+LOGITS = "logits"
 SAMPLE = 256
 """Records on which a store is compared with its live teacher."""
 SAME_CLASS, KL_APART, FEATURES_APART = 0.99, 1e-2, 0.05
@@ -78,9 +78,7 @@ def label_recipe(
     if processes().is_main_process:
         for path in paths:
             writable(path)
-    view, mixing = build_augmentation(recipe.data.augment, data.train.preprocessing.size[0], "data.augment")
-    count = recipe.label.views if view is not None or mixing is not None else None
-    train = data.train.with_view(view, 0, count=count).with_mixing(mixing)
+    splits = session.task.labelled(recipe.data, data, recipe.label.views)
     stores = []
     for index, wanted in enumerate(recipe.teacher):
         name, path = teacher_name(recipe, index), paths[index]
@@ -89,7 +87,7 @@ def label_recipe(
         stores.append(
             label(
                 teacher,
-                [train, data.test],
+                splits,
                 path,
                 signals=build_codecs(recipe.label.signals),
                 batch_size=recipe.label.batch_size,
@@ -115,9 +113,10 @@ def _served(session: Session, recipe: Recipe) -> None:
     teacher = preview_teacher(session).teacher
     for setting, variant in recipe.variants().items():
         variant = _alive(variant)
-        learner = variant.assistants[0] if variant.assistants else variant.student
         split = training_split(variant, session.data, 0)
-        distiller = distiller_of(session.build(learner), teacher, variant, split)
+        first = variant.assistants[0] if variant.assistants else None
+        student = build_student(session, variant.student, lambda: teacher) if first is None else session.build(first)
+        distiller = distiller_of(student, teacher, variant, split)
         for term in distiller.objective.terms:
             for name in term.teacher_names if term.uses_teacher else ():
                 codec = codecs.get(name or LOGITS)
@@ -161,7 +160,7 @@ def inspect_store(store: LabelStore) -> list[Finding]:
         Finding("records", f"{manifest.records:,}, in {len(manifest.files)} shards, {manifest.bytes / 1e6:,.1f} MB"),
     ]
     if plan.preprocessing is not None:
-        findings.append(Finding("pixels", ", ".join(f"{key} {value}" for key, value in plan.preprocessing.items())))
+        findings.append(Finding("samples", ", ".join(f"{key} {value}" for key, value in plan.preprocessing.items())))
     views = plan.views
     seen = "none: samples as they are"
     if views is not None:
@@ -185,7 +184,7 @@ def inspect_store(store: LabelStore) -> list[Finding]:
 
 def compare_with_teacher(recipe: Recipe, folder: Path, store: LabelStore, *, trust_code: bool = False) -> list[Finding]:
     """How a store agrees with the recipe's live teacher on a sample of its records."""
-    data = prepared_as_labelled(open_data(_alive(recipe), _silent), [store], _silent)
+    data = recipe.kind.load(recipe.data, Opening([store], ready_made(recipe)))
     session = Session(recipe, data, folder, trust_code, _silent)
     index = _whose(recipe, folder, store)
     wanted, name = recipe.teacher[index], teacher_name(recipe, index)
@@ -201,11 +200,10 @@ def compare_with_teacher(recipe: Recipe, folder: Path, store: LabelStore, *, tru
     if teacher.identity() != store.manifest.plan.weights:
         text = f"the recipe's teacher has other weights ({teacher.identity()[:16]}…) than the store's"
         return [Finding("agreement", text, ok=False)]
-    view, mixing = build_augmentation(recipe.data.augment, data.train.preprocessing.size[0], "data.augment")
-    views = store.manifest.plan.views
-    train = data.train
-    if views is not None:
-        train = mixed_as_labelled(train.with_view(view, views.seed, count=views.count), mixing, store, data)
+    try:
+        train = session.task.training(recipe.data, data, 0, store)
+    except LimbeckError as error:
+        return [Finding("agreement", str(error), ok=False)]
     chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:SAMPLE]
     batch = train.__getitems__(chosen.tolist())
     rows = store.rows(batch["ids"], batch["views"])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,14 +15,22 @@ from limbeck.checks import LimbeckError
 from limbeck.compare import ALONE, DISTILLED, Candidate, alone_terms, setting_name
 from limbeck.distiller import Distiller
 from limbeck.files import read_json
+from limbeck.generation import generate
 from limbeck.models import load
+from limbeck.models.lora import add_adapters
+from limbeck.models.shrinking import shrink
+from limbeck.online import OnPolicy
 from limbeck.processes import processes
-from limbeck.recipe import AssistantRecipe, Recipe, StudentRecipe, build_terms
+from limbeck.recipe import WEIGHT_KEYS, AssistantRecipe, Recipe, SequenceRecipe, StudentRecipe, build_terms
 from limbeck.recipe_stores import note_origins
+from limbeck.sequences import SEQUENCES, sequence_targets
 from limbeck.session import RECORD, Session, training_split
-from limbeck.sources import ImageSet
+from limbeck.sources.texts import Tokenizing
+from limbeck.sources.texts.pairs import PairSet
 from limbeck.starting import copy_layers
+from limbeck.tasks.texts import token_counts
 from limbeck.teachers import Live, Teacher
+from limbeck.teachers.fingerprint import weights_hash
 
 APART = 1000
 """Added to the seed a generation: each draws its own weights and order, as born-again networks do."""
@@ -32,14 +41,14 @@ class Entry:
     """A line of the results: its name, the recipe that its students follow, a training for each of the recipe's seeds,
     and who teaches a seed's student (None: nobody).
 
-    `source` gives the model whose layers a student starts from. `family` is its architecture's name among those of one
+    `source` gives the teacher whose weights a student may take. `family` is its architecture's name among those of one
     run.
     """
 
     name: str
     recipe: Recipe
-    teacher: Callable[[int], Teacher] | None = None
-    source: Callable[[], nn.Module] | None = None
+    teacher: Callable[[int], Teacher] | None
+    source: Callable[[], Teacher]
     generation: int = 1
     family: str = "student"
     about: str = ""
@@ -49,14 +58,13 @@ def lineup(session: Session, teacher: Teacher, recipe: Recipe, setting: str = ""
     """The entries of one setting, each after those that teach it: assistants, alone, distilled, later generations."""
     mentors = assistants(session, teacher, recipe, setting)
     mentor = partial(_kept_teacher, session, mentors[-1].name) if mentors else partial(_same, teacher)
-    source = partial(_first_module, mentor) if recipe.student.start is not None else None
+    source = partial(mentor, 0)
     # A setting may change the student, whose size and speed are then others.
     family = "student" if recipe.student == session.recipe.student else setting_name("student", setting)
-    entries = [
-        *mentors,
-        Entry(setting_name(ALONE, setting), recipe, None, source, family=family),
-        Entry(setting_name(DISTILLED, setting), recipe, mentor, source, family=family),
-    ]
+    entries = [*mentors]
+    if not setting or _alone(recipe) != _alone(session.recipe):  # else the first setting's is the same training
+        entries.append(Entry(setting_name(ALONE, setting), recipe, None, source, family=family))
+    entries.append(Entry(setting_name(DISTILLED, setting), recipe, mentor, source, family=family))
     for generation in range(2, recipe.generations + 1):
         before = entries[-1].name
         name = setting_name(f"{DISTILLED}-gen{generation}", setting)
@@ -66,6 +74,17 @@ def lineup(session: Session, teacher: Teacher, recipe: Recipe, setting: str = ""
     return entries
 
 
+def _alone(recipe: Recipe) -> dict[str, Any]:
+    """What a student that learns of labels alone depends on."""
+    of_teachers = ("about", "assistants", "balance", "generations", "label", "on_policy", "sequence_level", "settings")
+    kept = {key: value for key, value in recipe.resolved().items() if key not in (*of_teachers, "terms")}
+    built = zip(recipe.terms, build_terms(recipe.terms), strict=True)
+    terms = [given for given, term in built if not (term.uses_teacher or term.own)]
+    if len(terms) == 1:  # which gets the weight 1, see alone_terms
+        terms = [{key: value for key, value in terms[0].items() if key not in WEIGHT_KEYS}]
+    return kept | {"terms": terms}
+
+
 def assistants(session: Session, teacher: Teacher, recipe: Recipe, setting: str = "") -> list[Entry]:
     """The teacher assistants of a recipe, each taught by the one before, trained once for all seeds."""
     entries: list[Entry] = []
@@ -73,7 +92,7 @@ def assistants(session: Session, teacher: Teacher, recipe: Recipe, setting: str 
         name = setting_name(f"assistant-{number}", setting)
         mentor = partial(_kept_teacher, session, entries[-1].name) if entries else partial(_same, teacher)
         about = f"{wanted.model} learned from {entries[-1].name if entries else 'the teacher'}, to teach"
-        entries.append(Entry(name, _as_student(recipe, wanted), mentor, family=name, about=about))
+        entries.append(Entry(name, _as_student(recipe, wanted), mentor, partial(mentor, 0), family=name, about=about))
     return entries
 
 
@@ -89,12 +108,12 @@ def rehearse(session: Session, recipe: Recipe, teacher: Teacher) -> Teacher:
         assistant = session.build(wanted)
         distiller_of(assistant, teacher, recipe, split)
         teacher = Live(assistant, shortcuts=recipe.train.shortcuts)
-    student = session.build(recipe.student)
-    if recipe.student.start is not None:
-        _start(student, recipe, _first_module(partial(_same, teacher)))
+    source = partial(_same, teacher, 0)
+    student = build_student(session, recipe.student, source)
     distiller_of(student, teacher, recipe, split)
     if recipe.generations > 1:
-        distiller_of(session.build(recipe.student), Live(student, shortcuts=recipe.train.shortcuts), recipe, split)
+        before = Live(student, shortcuts=recipe.train.shortcuts)
+        distiller_of(build_student(session, recipe.student, source), before, recipe, split)
     return teacher
 
 
@@ -119,25 +138,43 @@ def _train(session: Session, entry: Entry, seed: int) -> None:
     session.keep(unit, place, recipe.student, trained, f"{entry.name}, seed {seed}")
 
 
-def prepared(session: Session, entry: Entry, seed: int, drawn: int) -> tuple[Distiller, ImageSet]:
+def prepared(session: Session, entry: Entry, seed: int, drawn: int) -> tuple[Distiller, Any]:
     """What one training starts from: `drawn` decides the first weights and the views, `seed` who teaches."""
     recipe = entry.recipe
     torch.manual_seed(drawn)
-    student = session.build(recipe.student)
-    if entry.source is not None:
-        _start(student, recipe, entry.source())
+    student = build_student(session, recipe.student, entry.source)
     split = training_split(recipe, session.data, drawn)
     teacher = entry.teacher(seed) if entry.teacher is not None else None
+    if teacher is not None and recipe.sequence_level is not None:
+        split = as_written(session, recipe.sequence_level, teacher, split)
     return distiller_of(student, teacher, recipe, split), split
 
 
-def distiller_of(student: nn.Module, teacher: Teacher | None, recipe: Recipe, split: ImageSet) -> Distiller:
+def as_written(session: Session, wanted: SequenceRecipe, teacher: Teacher, split: PairSet) -> PairSet:
+    """A training split with the teacher's translations in the place of the references; written by the first training
+    that asks for them, and kept for all others."""
+    module = _only_module(teacher).to("cuda" if torch.cuda.is_available() else "cpu")
+    place = session.folder / f"{SEQUENCES}-{weights_hash([module])[:12]}-{wanted.beams}"
+    generate(
+        module, session.data.train, beams=wanted.beams, max_new_tokens=wanted.max_new_tokens, say=session.say,
+        length_penalty=wanted.length_penalty, return_all_beams=True, cache=place, label="the teacher translates",
+    )  # fmt: skip
+    return split.with_targets(sequence_targets(place, mode=wanted.mode, references=split))
+
+
+def distiller_of(student: nn.Module, teacher: Teacher | None, recipe: Recipe, split: Any) -> Distiller:
     """A student with the recipe's terms and its teacher; without one, with its terms on labels."""
     terms, shortcuts = build_terms(recipe.terms), recipe.train.shortcuts
     if teacher is None:
         return Distiller(student, None, alone_terms(terms), shortcuts=shortcuts)
-    example = split.__getitems__(list(range(min(2, len(split)))))
-    return Distiller(student, teacher, terms, example=example, balance=recipe.balance, shortcuts=shortcuts)
+    options: dict[str, Any] = {
+        "example": split.__getitems__(list(range(min(2, len(split))))),
+        "balance": recipe.balance,
+        "shortcuts": shortcuts,
+    }
+    if recipe.on_policy is not None:
+        return OnPolicy(student, teacher, terms, **recipe.on_policy.model_dump(), **options)
+    return Distiller(student, teacher, terms, **options)
 
 
 def candidates(folder: Path, entries: Sequence[Entry], trust_code: bool) -> Iterator[Candidate]:
@@ -185,18 +222,36 @@ def _kept_teacher(session: Session, name: str, seed: int) -> Teacher:
     return Live(load(place / "last", trust_code=session.trust_code), shortcuts=session.recipe.train.shortcuts)
 
 
-def _first_module(mentor: Callable[[int], Teacher]) -> nn.Module:
-    modules = list(mentor(0).modules())
+def _only_module(teacher: Teacher) -> nn.Module:
+    modules = list(teacher.modules())
     if len(modules) != 1:
         raise LimbeckError(
-            f"student.start: copies the layers of one teacher that runs, and there are {len(modules)}; "
-            "name one teacher with its model, or leave start out"
+            f"student: takes weights from one teacher that runs, and there are {len(modules)}; "
+            "name one teacher with its model, or leave start (and `from`) out"
         )
     return modules[0]
 
 
-def _start(student: nn.Module, recipe: Recipe, source: nn.Module) -> None:
-    """Gives a student the layers that the recipe has it start from."""
-    wanted = recipe.student.start
-    if wanted is not None:
-        copy_layers(source, student, wanted.layers, blocks=wanted.blocks)
+def build_student(session: Session, wanted: StudentRecipe, source: Callable[[], Teacher]) -> nn.Module:
+    """A recipe's student before training, with what it takes of the weights of the teacher that `source` gives."""
+    if wanted.source is None:
+        student = session.build(wanted)
+    else:
+        student = shrink(_only_module(source()), **wanted.sizes, **_tokens(session, wanted))
+    if wanted.start is not None:
+        copy_layers(_only_module(source()), student, wanted.start.layers, blocks=wanted.start.blocks)
+    return student if wanted.lora is None else add_adapters(student, wanted.lora)
+
+
+def _tokens(session: Session, wanted: StudentRecipe) -> dict[str, Any]:
+    """What chooses the tokens of a student that knows fewer than its teacher."""
+    if wanted.vocabulary is None:
+        return {}
+    tokenizing = session.task.preparation(session.data)
+    if not isinstance(tokenizing, Tokenizing):
+        raise LimbeckError(f"student.vocabulary: the task {session.task.name} has no tokens; leave it out")
+    return {
+        "counts": token_counts(session.data.train, tokenizing.vocabulary),
+        "unknown": tokenizing.tokenizer.unk_token_id,
+        "always": tokenizing.tokenizer.all_special_ids,
+    }

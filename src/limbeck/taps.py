@@ -91,7 +91,7 @@ class SignalReader:
             signal = self(batch)
         finally:
             del layer.forward
-        head = LinearHead(hidden[0], layer.weight, layer.bias, self._head.scale, self._head.softcap)
+        head = LinearHead(hidden[0], layer.weight, self._head.bias(), self._head.scale, self._head.softcap)
         tensors = {name: tensor for name, tensor in signal.tensors.items() if name != LOGITS}
         return Signal(tensors, signal.masks, {LOGITS: head})
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from limbeck.checks import LimbeckError
-from limbeck.content import text_content
+from limbeck.content import mixed, text_content
 from limbeck.types import UNLABELLED, Batch, LinearHead, Signal
 
 IGNORED = -100
@@ -26,11 +26,20 @@ class TokenPlan:
     with a row a token, as of an encoder that tags tokens, count where the text does and the token's label, if each has
     one, is not -100.
 
+    An encoder-decoder has the tokens of two texts (`decoder_input_ids` in the batch). Its logits at position j of the
+    target predict the label at j and count where that is not -100 (-1 distils without a label); the decoder's hidden
+    states count where its tokens are no padding, the encoder's as any text's. See `of_encoder` and `decoder_tokens`.
+
+    Where an answer is looked for in each text (`span_mask` or `start_positions` in the batch), logits (batch, length,
+    2) become two items a text, its start and its end, with the positions as classes: (2 · batch, length). Positions
+    outside `span_mask` (where there is none, padding) get -inf, for student and teacher alike. `spans` False makes such
+    logits rows of tokens, as a label store keeps them.
+
     Attributes:
         labels: of the items that logits are given for, (items,) int64; the batch's own where these are not of tokens.
     """
 
-    def __init__(self, batch: Batch, *, causal: bool, compact: bool = True) -> None:
+    def __init__(self, batch: Batch, *, causal: bool, compact: bool = True, spans: bool = True) -> None:
         ids = batch.get("input_ids", batch.get("inputs"))
         if ids is None:
             raise LimbeckError(f"a batch of texts needs input_ids (or inputs), got {', '.join(batch)}")
@@ -38,13 +47,20 @@ class TokenPlan:
         self._compact = compact
         self._valid = _Positions.where(batch.get("attention_mask"), self.shape, compact)
         self.labels = batch.get("labels")
-        self._logits: _Positions | None = self._valid
-        if causal:
+        self._logits = self._decoded = self._valid
+        self._spans = _Spans(batch, self.shape) if spans and seeks_spans(batch) else None
+        if self._spans is not None:
+            self.labels = self._spans.labels
+        elif causal:
             where, labels = next_tokens(batch, ids)
             self._logits = _Positions.where(where, self.shape, compact)
             self.labels = self._logits.take(labels)
         elif "decoder_input_ids" in batch:
-            self._logits = None  # they are of other tokens
+            counted, known = decoder_labels(batch)
+            shape = (self.shape[0], batch["decoder_input_ids"].shape[1])
+            self._logits = _Positions.where(counted, shape, compact)
+            self._decoded = _Positions.where(decoder_tokens(batch), shape, compact)
+            self.labels = None if known is None else self._logits.take(known)
         elif self.labels is not None and tuple(self.labels.shape) == self.shape and not self.labels.is_floating_point():
             where = self.labels != IGNORED
             where = where if "attention_mask" not in batch else where & batch["attention_mask"].bool()
@@ -56,50 +72,58 @@ class TokenPlan:
         tensors: dict[str, Tensor] = {}
         masks = dict(signal.masks)
         for name, tensor in signal.tensors.items():
+            if name == LOGITS and self._spans is not None:
+                tensors[name] = self._spans.items(tensor)
+                continue
             positions = self._positions(name, tensor)
             tensors[name] = tensor if positions is None else positions.take(tensor)
             if positions is not None and positions.mask is not None:
                 masks[name] = positions.mask
         targets = dict(signal.targets)
         for name, target in targets.items():
-            if isinstance(target, LinearHead) and target.hidden.dim() == 3 and self._logits is not None:
+            if isinstance(target, LinearHead) and target.hidden.dim() == 3:
                 targets[name] = replace(target, hidden=self._logits.take(target.hidden))
                 if self._logits.mask is not None:
                     masks[name] = self._logits.mask
         return Signal(tensors, masks, targets)
 
-    def covers(self, name: str, tensor: Tensor) -> bool:
-        """Whether a signal has a row for each token."""
-        return self._positions(name, tensor) is not None
+    def covered(self, signal: Signal) -> set[str]:
+        """The names of what has a row for each token."""
+        heads = {name: target.hidden for name, target in signal.targets.items() if isinstance(target, LinearHead)}
+        every = {**signal.tensors, **heads}
+        return {name for name, tensor in every.items() if self._positions(name, tensor) is not None}
 
     @property
     def logits_count(self) -> int | Tensor:
-        """How many tokens logits are given for."""
-        assert self._logits is not None
-        return self._logits.count
+        """How many items logits are given for."""
+        return 2 * self.shape[0] if self._spans is not None else self._logits.count
 
-    @property
-    def valid_count(self) -> int | Tensor:
-        """How many tokens are text."""
-        return self._valid.count
+    def count(self, name: str) -> int | Tensor:
+        """How many tokens a signal with a row a token has rows for."""
+        return self._of(name).count
 
     def where(self, name: str) -> Tensor:
         """The flattened positions, (items,) int64, at which a signal with a row a token has its rows."""
-        positions = self._logits if name == LOGITS else self._valid
-        assert positions is not None
-        return positions.index(self.shape)
+        return self._of(name).index()
+
+    def _of(self, name: str) -> _Positions:
+        if name == LOGITS:
+            return self._logits
+        return self._valid if of_encoder(name) else self._decoded
 
     def _positions(self, name: str, tensor: Tensor) -> _Positions | None:
-        if tensor.dim() < 3 or tuple(tensor.shape[:2]) != self.shape or name.startswith("attention."):
+        if tensor.dim() < 3 or name.startswith("attention."):
             return None
-        return self._logits if name == LOGITS else self._valid
+        positions = self._of(name)
+        return positions if tuple(tensor.shape[:2]) == positions.shape else None
 
 
 class Addresses:
     """Of each token of a batch of texts on the CPU the text that it belongs to, and its place in it.
 
     A text is called by the batch's `ids`, or by its content. In a packed batch (`position_ids` that start again, or
-    `document_ids`) each document is a text, called by `document_ids` or by its content. Padding belongs to none.
+    `document_ids`) each document is a text, called by `document_ids` or by its content. Padding belongs to none. In a
+    batch for an encoder-decoder the tokens are those of the target, and source and target together are the content.
 
     Attributes:
         names: the id of each token's text, (batch, length) int64.
@@ -110,9 +134,10 @@ class Addresses:
 
     def __init__(self, batch: Batch) -> None:
         self._batch = batch
-        ids = batch["input_ids"]
-        mask, positions, names = (batch.get(each) for each in ("attention_mask", "position_ids", "document_ids"))
-        self.real = torch.ones_like(ids, dtype=torch.bool) if mask is None or mask.dim() != 2 else mask.bool()
+        decoder = "decoder_input_ids" in batch
+        ids = batch["decoder_input_ids" if decoder else "input_ids"]
+        positions, names = (None if decoder else batch.get(each) for each in ("position_ids", "document_ids"))
+        self.real = real_tokens(batch)
         before = self.real.long().cumsum(1) - self.real.long()
         begins = torch.zeros_like(ids, dtype=torch.bool)
         if positions is not None:
@@ -136,7 +161,7 @@ class Addresses:
         """The content id of each token's text, (batch, length) int64."""
         ids, segments = self._batch["input_ids"], self._batch.get("token_type_ids")
         if not self.packed:
-            return text_content(ids, self.real, segments).unsqueeze(1).expand_as(ids)
+            return batch_content(self._batch).unsqueeze(1).expand_as(self.real)
         document, place = self._document[self.real], self.places[self.real]
         shape = (int(self._document[-1, -1]) + 1, int(self.places.max()) + 1)
         inside = torch.zeros(shape, dtype=torch.bool)
@@ -153,7 +178,8 @@ class Addresses:
 class _Positions:
     """Some of the positions of (batch, length), flattened: as an index, or as a mask where nothing is to be moved."""
 
-    def __init__(self, index: Tensor | None, mask: Tensor | None, count: int | Tensor) -> None:
+    def __init__(self, shape: tuple[int, int], index: Tensor | None, mask: Tensor | None, count: int | Tensor) -> None:
+        self.shape = shape
         self._index = index
         self.mask = mask
         self.count = count
@@ -162,21 +188,48 @@ class _Positions:
     def where(cls, mask: Tensor | None, shape: tuple[int, int], compact: bool) -> _Positions:
         total = shape[0] * shape[1]
         if mask is None:
-            return cls(None, None, total)
+            return cls(shape, None, None, total)
         flat = mask.reshape(-1).bool()
         if not compact:
-            return cls(None, flat, flat.sum())
+            return cls(shape, None, flat, flat.sum())
         index = flat.nonzero().squeeze(1)
-        return cls(None if len(index) == total else index, None, len(index))
+        return cls(shape, None if len(index) == total else index, None, len(index))
 
-    def index(self, shape: tuple[int, int]) -> Tensor:
+    def index(self) -> Tensor:
         """The flattened positions themselves, (items,) int64."""
-        return torch.arange(shape[0] * shape[1]) if self._index is None else self._index
+        return torch.arange(self.shape[0] * self.shape[1]) if self._index is None else self._index
 
     def take(self, values: Tensor) -> Tensor:
         """(items, …) from (batch, length, …)."""
         flat = values.flatten(0, 1)
         return flat if self._index is None else flat.index_select(0, self._index)
+
+
+def seeks_spans(batch: Batch) -> bool:
+    """Whether an answer is looked for in each text of a batch, by its start and its end."""
+    return "span_mask" in batch or "start_positions" in batch
+
+
+class _Spans:
+    """The start and the end of each text's answer as items, with the text's positions as classes."""
+
+    def __init__(self, batch: Batch, shape: tuple[int, int]) -> None:
+        self._shape = shape
+        self._allowed = batch.get("span_mask", batch.get("attention_mask"))
+        self.labels: Tensor | None = None
+        if "start_positions" in batch:
+            self.labels = torch.stack([batch["start_positions"], batch["end_positions"]], 1).flatten()
+
+    def items(self, logits: Tensor) -> Tensor:
+        """(2 · batch, length) from (batch, length, 2)."""
+        if tuple(logits.shape) != (*self._shape, 2):
+            raise LimbeckError(
+                "a batch with span_mask or start_positions needs logits of a start and an end for each token, "
+                f"{(*self._shape, 2)}, got {tuple(logits.shape)}; take a model for question answering"
+            )
+        if self._allowed is not None:
+            logits = logits.masked_fill(~self._allowed.bool().unsqueeze(2), -torch.inf)
+        return logits.transpose(1, 2).flatten(0, 1)
 
 
 def next_tokens(batch: Batch, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -207,3 +260,64 @@ def next_tokens(batch: Batch, ids: Tensor) -> tuple[Tensor, Tensor]:
     if documents is not None:
         where[:, :-1] &= documents[:, 1:] == documents[:, :-1]
     return where, torch.where(where, shifted, UNLABELLED)
+
+
+def of_encoder(name: str) -> bool:
+    """Whether a signal of an encoder-decoder has a row for each token of the source, not of the target: so says the
+    first part of its path that begins with `encoder` or `decoder`; where none does, it is of the target."""
+    sides = (part.startswith("encoder") for part in name.split(".") if part.startswith(("encoder", "decoder")))
+    return next(sides, False)
+
+
+def decoder_tokens(batch: Batch) -> Tensor | None:
+    """Which of a batch's `decoder_input_ids` are no padding, (batch, target length) boolean; None where all are.
+
+    So says `decoder_attention_mask`, else `labels`: up to the last one that is not -100.
+    """
+    mask, labels = batch.get("decoder_attention_mask"), batch.get("labels")
+    if mask is not None and mask.dim() == 2:
+        return mask.bool()
+    if labels is None or labels.shape != batch["decoder_input_ids"].shape:
+        return None
+    return (labels != IGNORED).flip(1).cumsum(1).flip(1) > 0
+
+
+def decoder_labels(batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+    """Where the logits of an encoder-decoder count, (batch, target length) boolean (None: everywhere), and the label
+    that each predicts, int64, -1 elsewhere; None where the batch has no labels.
+
+    Raises:
+        LimbeckError: the labels are not one a token of the target.
+    """
+    ids, labels, real = batch["decoder_input_ids"], batch.get("labels"), decoder_tokens(batch)
+    if labels is None:
+        return real, None
+    if labels.dim() == 1 and not bool((labels != UNLABELLED).any()):
+        return real, torch.full_like(ids, UNLABELLED)  # a collator's word for samples without a label
+    if labels.shape != ids.shape:
+        raise LimbeckError(
+            f"an encoder-decoder needs a label a token of the target: expected labels of shape {tuple(ids.shape)}, as "
+            f"decoder_input_ids, got {tuple(labels.shape)}; use -100 for padding"
+        )
+    where = labels != IGNORED
+    where = where if real is None else where & real
+    return where, labels.masked_fill(~where, UNLABELLED)
+
+
+def real_tokens(batch: Batch, name: str = LOGITS) -> Tensor:
+    """Which tokens are no padding, (batch, length) boolean, of the text that a signal has its rows for: in a batch for
+    an encoder-decoder the target, or the source where the signal's name says so."""
+    if "decoder_input_ids" in batch and not of_encoder(name):
+        ids, mask = batch["decoder_input_ids"], decoder_tokens(batch)
+    else:
+        ids, mask = batch["input_ids"], batch.get("attention_mask")
+    return torch.ones_like(ids, dtype=torch.bool) if mask is None or mask.dim() != 2 else mask.bool()
+
+
+def batch_content(batch: Batch) -> Tensor:
+    """The content ids of a batch's texts, (batch,) int64; where there is a target, of source and target together, as
+    what a teacher says of a target's tokens depends on those before them."""
+    source = text_content(batch["input_ids"], real_tokens(batch, "encoder"), batch.get("token_type_ids"))
+    if "decoder_input_ids" not in batch:
+        return source
+    return mixed(source + text_content(batch["decoder_input_ids"], real_tokens(batch)))

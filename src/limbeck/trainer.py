@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -28,6 +29,7 @@ from limbeck.gradients import probe
 from limbeck.models import save
 from limbeck.sources import collate_samples, ids_of
 from limbeck.teachers import fingerprint
+from limbeck.types import Batch
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class DistillTrainer(Trainer):
       terms are divided by the count over all of them;
     * a checkpoint is written beside its place and renamed, so that a kill while saving costs nothing;
     * the teacher must be the same at the end as at the start;
+    * `validate`, where given, measures the student in the place of `compute_metrics`;
     * every `probe_every` steps (0: never, but for `balance="gradient"`) it logs of each term `gradient/norm/<name>` and
       `gradient/cosine/<name>`, with the gradient of the term on labels; the training is the same to the bit.
 
@@ -67,6 +70,7 @@ class DistillTrainer(Trainer):
         data_collator: Callable[[Any], Any] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         probe_every: int = 0,
+        validate: Callable[[nn.Module], dict[str, float]] | None = None,
         **trainer_options: Any,
     ) -> None:
         args = copy.copy(args) if args is not None else TrainingArguments(output_dir="runs/distill")
@@ -87,6 +91,7 @@ class DistillTrainer(Trainer):
             distiller.prepare(ids_of(self.train_dataset, self.data_collator, self.args.dataloader_num_workers))
         # The loss divides by counts over the whole step, so the Trainer must not divide it again.
         self.model_accepts_loss_kwargs = True
+        self._validate = validate
         self._term_log = _TermLog(distiller)
         self._balances = isinstance(distiller.objective.balance, GradientNorms)
         self.probe_every = probe_every or (PROBE_EVERY if self._balances else 0)
@@ -108,6 +113,12 @@ class DistillTrainer(Trainer):
         if model.training:
             self._term_log.add(output.terms)
         return (output.loss, output) if return_outputs else output.loss
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """The batches of a step and their counts; what the Distiller makes itself comes in place of the data's."""
+        if isinstance(self.model, _MakesBatches):
+            epoch_iterator = map(self.model.training_batch, epoch_iterator)
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | None:
         """The terms' counts over all batches and processes of this step, divided by the number of processes because
@@ -186,6 +197,22 @@ class DistillTrainer(Trainer):
         return {f"balance/{term.name}": factor for term, factor in zip(objective.terms, factors, strict=True)}
 
     # -- evaluation: the student only ----------------------------------------------------------------------------
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """As of transformers' Trainer; or what `validate` measures of the student, in every process by itself. Whatever
+        that draws at random, the training after it is the same."""
+        if self._validate is None:
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        start, student = time.perf_counter(), self.accelerator.unwrap_model(self.model).student
+        with torch.random.fork_rng():
+            measured = self._validate(student)
+        measured |= {"runtime": time.perf_counter() - start}
+        found = {f"{metric_key_prefix}_{name}": value for name, value in measured.items()}
+        self.log(found)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, found)
+        return found
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Every sample is evaluated, also where training drops the last, smaller batch."""
@@ -273,6 +300,18 @@ class DistillTrainer(Trainer):
         if state.exists() and self.model.teacher is not None:
             self.model.teacher.load_state_dict(safetensors.torch.load_file(state))
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Of tensors that share memory, as tied embeddings do, a checkpoint has one: the others are not missing."""
+        state = self.model.state_dict(keep_vars=True)
+        loaded = {state[name].data_ptr() for name in state.keys() - set(load_result.missing_keys)}
+        missing = [name for name in load_result.missing_keys if state[name].data_ptr() not in loaded]
+        if missing:
+            raise LimbeckError(
+                f"the checkpoint has no {missing[0]!r} ({len(missing)} missing); resume with the models and terms that "
+                "wrote it, or start in another folder"
+            )
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=[]))
+
 
 def checkpoints(folder: Path) -> list[Path]:
     """The whole checkpoints in a folder, oldest step first; what a kill left half-written is not among them."""
@@ -306,6 +345,13 @@ class _HasEpochs(Protocol):
     """A data set that shows its samples otherwise in each epoch."""
 
     def set_epoch(self, epoch: int) -> None: ...
+
+
+@runtime_checkable
+class _MakesBatches(Protocol):
+    """A Distiller that learns from batches of its own (OnPolicy)."""
+
+    def training_batch(self, batch: Batch) -> Batch: ...
 
 
 class _SetEpoch(TrainerCallback):

@@ -24,6 +24,7 @@ from transformers.integrations import TensorBoardCallback
 from limbeck.checks import LimbeckError
 from limbeck.distiller import Distiller
 from limbeck.files import staged_file
+from limbeck.measures import Measure, measure_of
 from limbeck.metrics import PeakMemory
 from limbeck.processes import on_cpu, processes
 from limbeck.shortcuts import SHORTCUTS, Shortcut
@@ -31,7 +32,6 @@ from limbeck.sources import as_training_data
 from limbeck.trainer import DistillTrainer, last_checkpoint
 
 SELECTED = "selected.safetensors"
-SELECTION_METRIC = "eval_accuracy"
 PROBES, PROBE_SHARE = 20, 0.05
 
 
@@ -104,6 +104,8 @@ def train(
     folder: Path | None = None,
     label: str = "training",
     metrics: Callable[[Any], dict[str, float]] | None = None,
+    validate: Callable[[nn.Module], dict[str, float]] | None = None,
+    selection: str = "accuracy",
     collate: Callable[[Any], Any] | None = None,
     logs: Path | None = None,
     callbacks: Sequence[TrainerCallback] = (),
@@ -114,7 +116,10 @@ def train(
         train_data, validation_data: data sets, or pairs of arrays (inputs, labels), as `limbeck.distill` takes them.
         folder: where checkpoints go while it runs. If it holds one, training goes on from it. None: nowhere.
         label: what the progress bar says.
-        metrics: from transformers' EvalPrediction to named numbers, among them `accuracy`; for validation.
+        metrics: from transformers' EvalPrediction to named numbers, for `validation_data`.
+        validate: from the student to named numbers; instead of `validation_data` and `metrics` where a batch of logits
+            does not say how good a model is, as of one that generates.
+        selection: the number that chooses the best weights.
         logs: a folder for TensorBoard, or None.
         callbacks: transformers' callbacks, which may stop the training early.
     """
@@ -127,6 +132,7 @@ def train(
         )
     if validation_data is not None:
         validation_data, _ = as_training_data(validation_data, None)
+    validates = validation_data is not None or validate is not None
     with _folder(folder) as place:
         arguments, total_steps = _arguments(config, len(train_data), place, seed)
         optimizer = _optimizer(config, distiller)
@@ -134,11 +140,11 @@ def train(
         clock = _Clock()
         own: list[TrainerCallback] = [
             clock,
-            _Rhythm(config, total_steps, evaluates=validation_data is not None),
+            _Rhythm(config, total_steps, evaluates=validates),
             _Bar(label, total_steps),
         ]
-        if validation_data is not None:
-            own.append(_KeepBest(place))
+        if validates:
+            own.append(_KeepBest(place, measure_of(selection)))
         if logs is not None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -151,6 +157,7 @@ def train(
             train_dataset=train_data,
             eval_dataset=validation_data,
             compute_metrics=metrics,
+            validate=validate,
             callbacks=[*own, *callbacks],
             probe_every=_probe_every(total_steps, len(distiller.objective.terms)),
             optimizers=(optimizer, scheduler),
@@ -313,11 +320,12 @@ class _Clock(TrainerCallback):
 class _KeepBest(TrainerCallback):
     """Keeps the student's weights where validation was best; earlier values are read from the log, which resumes."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / SELECTED
+    def __init__(self, folder: Path, measure: Measure) -> None:
+        self._path, self._measure = folder / SELECTED, measure
 
     def on_evaluate(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        values = [entry[SELECTION_METRIC] for entry in state.log_history if SELECTION_METRIC in entry]
+        key = f"eval_{self._measure.key}"
+        values = [self._measure.rank(entry[key]) for entry in state.log_history if key in entry]
         if not values or values[-1] <= max(values[:-1], default=-math.inf) or not state.is_world_process_zero:
             return
         student: nn.Module = kwargs["model"].student

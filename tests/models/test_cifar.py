@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from limbeck.checks import LimbeckError
-from limbeck.models import CifarResNet, CifarVGG, ModelSpec, WideResNet, build
+from limbeck.models import CifarResNet, CifarVGG, ModelSpec, Shape, WideResNet, build
 from limbeck.models.cifar import PadShortcut
 from limbeck.models.weights import load_strictly
 
@@ -40,7 +40,7 @@ PUBLISHED_COUNTS = {
 
 
 def named(name: str, num_classes: int = 100, **options: object) -> torch.nn.Module:
-    return build(ModelSpec(name, options), num_classes=num_classes, in_channels=3, image_size=(32, 32))
+    return build(ModelSpec(name, options), Shape(num_classes, 3, (32, 32)))
 
 
 @pytest.mark.parametrize(("name", "count"), PUBLISHED_COUNTS.items())

@@ -10,21 +10,21 @@ from safetensors.torch import save_file
 from torch import nn
 
 from limbeck.checks import LimbeckError
-from limbeck.models import ModelSpec, build, known_models, save
+from limbeck.models import ModelSpec, Shape, build, known_models, save
 from limbeck.types import Preprocessing
 
 GREY = Preprocessing(size=(8, 8), channels=1, mean=(0.5,), std=(0.5,))
 
 
 def digits(name: str, **options: object) -> nn.Module:
-    return build(ModelSpec(name, options), num_classes=10, in_channels=1, image_size=(8, 8))
+    return build(ModelSpec(name, options), Shape(10, 1, (8, 8)))
 
 
 def photos(name: str, num_classes: int = 5, size: int = 32, **options: object) -> nn.Module:
-    return build(ModelSpec(name, options), num_classes=num_classes, in_channels=3, image_size=(size, size))
+    return build(ModelSpec(name, options), Shape(num_classes, 3, (size, size)))
 
 
-@pytest.mark.parametrize("name", known_models())
+@pytest.mark.parametrize("name", known_models("images"))
 def test_every_built_in_fits_small_grey_images(name: str) -> None:
     """A name in the list that cannot be built, or only for 3×32×32, is a promise broken."""
     model = digits(name)
@@ -108,7 +108,7 @@ def test_huggingface_other_classes(vit_folder: Path) -> None:
     model = photos(f"hf:{vit_folder}", num_classes=7, size=8, ignore_mismatched_sizes=True)
     assert model.eval()(torch.randn(1, 3, 8, 8)).logits.shape == (1, 7)
     with pytest.raises(LimbeckError, match="takes 3 input channels, the data have 1"):
-        build(ModelSpec(f"hf:{vit_folder}"), num_classes=5, in_channels=1, image_size=(8, 8))
+        build(ModelSpec(f"hf:{vit_folder}"), Shape(5, 1, (8, 8)))
 
 
 def test_huggingface_from_a_model_type() -> None:
@@ -152,11 +152,11 @@ def test_python_names_need_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.syspath_prepend(str(tmp_path))
     spec = ModelSpec("python:stranger_models:net", {"width": 4})
     with pytest.raises(LimbeckError, match="give --trust-code"):
-        build(spec, num_classes=2, in_channels=1, image_size=(2, 2))
+        build(spec, Shape(2, 1, (2, 2)))
     assert not mark.exists()
     assert "stranger_models" not in sys.modules
 
-    model = build(spec, num_classes=2, in_channels=1, image_size=(2, 2), trust_code=True)
+    model = build(spec, Shape(2, 1, (2, 2)), trust_code=True)
     assert [tuple(parameter.shape) for parameter in model.parameters()] == [(4, 4), (4,), (2, 4), (2,)]
     for name, message in {
         "python:stranger_models:nett": "has no function 'nett'; did you mean 'net'",
@@ -164,7 +164,7 @@ def test_python_names_need_trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "python:stranger_models": "expected python:package.module:function",
     }.items():
         with pytest.raises(LimbeckError, match=message):
-            build(ModelSpec(name), num_classes=2, in_channels=1, image_size=(2, 2), trust_code=True)
+            build(ModelSpec(name), Shape(2, 1, (2, 2)), trust_code=True)
 
 
 def test_a_saved_folder_by_its_path(tmp_path: Path) -> None:
@@ -181,9 +181,9 @@ def test_a_saved_folder_by_its_path(tmp_path: Path) -> None:
     assert built.training
     assert torch.equal(built.get_parameter("head.2.weight"), model.get_parameter("head.2.weight"))
     with pytest.raises(LimbeckError, match="the saved model has 10 classes, the data 5"):
-        build(ModelSpec(str(tmp_path / "m")), num_classes=5, in_channels=1, image_size=(8, 8))
+        build(ModelSpec(str(tmp_path / "m")), Shape(5, 1, (8, 8)))
     with pytest.raises(LimbeckError, match="takes 1 input channels, the data have 3"):
-        build(ModelSpec(str(tmp_path / "m")), num_classes=10, in_channels=3, image_size=(8, 8))
+        build(ModelSpec(str(tmp_path / "m")), Shape(10, 3, (8, 8)))
     with pytest.raises(LimbeckError, match="takes no option 'dropout'"):
         digits(str(tmp_path / "m"), dropout=0.1)
     with pytest.raises(LimbeckError, match=r"a folder without limbeck\.json; for a transformers folder write hf:"):

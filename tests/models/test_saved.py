@@ -10,7 +10,7 @@ import transformers
 from torch import nn
 
 from limbeck.checks import LimbeckError
-from limbeck.models import ModelSpec, build, known_models, load, read_card, save
+from limbeck.models import ModelSpec, Shape, build, known_models, load, read_card, save
 from limbeck.types import Preprocessing
 
 CLASSES = tuple("abc")
@@ -26,10 +26,10 @@ def shaken(model: nn.Module) -> nn.Module:
 
 
 def small(name: str, **options: object) -> nn.Module:
-    return shaken(build(ModelSpec(name, options), num_classes=3, in_channels=3, image_size=SMALL.size))
+    return shaken(build(ModelSpec(name, options), Shape(3, 3, SMALL.size)))
 
 
-@pytest.mark.parametrize("name", [*known_models(), "timm:mobilenetv3_small_050", "torchvision:squeezenet1_1"])
+@pytest.mark.parametrize("name", [*known_models("images"), "timm:mobilenetv3_small_050", "torchvision:squeezenet1_1"])
 def test_round_trip_is_equal_to_the_bit(tmp_path: Path, name: str) -> None:
     """A tensor that is not saved, or a spec that builds another net, changes what was measured."""
     model = small(name)
@@ -83,7 +83,7 @@ def test_a_model_that_began_as_a_saved_folder_stands_alone(tmp_path: Path) -> No
         preprocessing=SMALL,
     )
     began = ModelSpec(str(tmp_path / "a"))
-    model = build(began, num_classes=3, in_channels=3, image_size=SMALL.size)
+    model = build(began, Shape(3, 3, SMALL.size))
     save(model, tmp_path / "b", spec=began, classes=CLASSES, preprocessing=SMALL)
     (tmp_path / "a" / "limbeck.json").unlink()
     assert read_card(tmp_path / "b").spec == ModelSpec("conv-student")

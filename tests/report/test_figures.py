@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from limbeck.measures import MEASURES
 from limbeck.report.confusion import class_lines, difference_figure, rates, top_pairs
 from limbeck.report.curves import learning_curves, precision_recall, reliability
 from limbeck.report.details import Details
@@ -16,6 +17,8 @@ from limbeck.report.tradeoffs import tradeoffs
 from limbeck.results import Row
 
 HOSTILE = ["$\\frac$", "</svg><script>alert(1)</script>", "猫\x00"]
+
+ACCURACY = MEASURES["accuracy"]
 
 
 def group(name: str, *accuracies: float, parameters: float = 100.0) -> Group:
@@ -67,7 +70,7 @@ def test_names_cannot_break_a_figure() -> None:
 
 def test_the_svg_stands_alone_and_follows_the_page() -> None:
     """Black text on a dark page, a reference out of the file, a fixed width on a phone, or ids that meet."""
-    pictures = tradeoffs([group("teacher", 0.9), group("distilled", 0.8, 0.82, parameters=10.0)])
+    pictures = tradeoffs([group("teacher", 0.9), group("distilled", 0.8, 0.82, parameters=10.0)], ACCURACY)
     assert [p.title for p in pictures] == ["Accuracy against parameters"]
     svg = pictures[0].svg
     assert svg.startswith("<svg")
@@ -87,12 +90,12 @@ def test_the_svg_stands_alone_and_follows_the_page() -> None:
 def test_the_same_input_gives_the_same_text() -> None:
     """A report that differs each time it is written, so that nobody can compare two."""
     groups = [group("teacher", 0.9), group("distilled", 0.8, parameters=10.0)]
-    assert tradeoffs(groups) == tradeoffs(groups)
+    assert tradeoffs(groups, ACCURACY) == tradeoffs(groups, ACCURACY)
 
 
 def test_tradeoffs_want_two_models() -> None:
     """An empty figure where a size or a latency was not measured."""
-    assert tradeoffs([group("teacher", 0.9)]) == []
+    assert tradeoffs([group("teacher", 0.9)], ACCURACY) == []
 
 
 def test_logarithmic_labels_are_plain() -> None:
@@ -108,10 +111,10 @@ def test_learning_curves_average_the_seeds() -> None:
         Details(history=[{"step": 1, "loss": 2.0, "term/kd": 1.0}, {"step": 2, "loss": end, "eval_accuracy": 0.5}])
         for end in (1.0, 3.0)
     ]
-    (picture,) = learning_curves([(group("distilled", 0.5, 0.5), seeds)])
+    (picture,) = learning_curves([(group("distilled", 0.5, 0.5), seeds)], ACCURACY)
     assert picture.title == "Loss"
     assert picture.text == "Loss over the training steps: distilled ends at 2."
-    assert learning_curves([(group("distilled", 0.5), [Details()])]) == []
+    assert learning_curves([(group("distilled", 0.5), [Details()])], ACCURACY) == []
 
 
 def test_curves_leave_out_what_is_missing() -> None:

@@ -157,6 +157,7 @@ def test_who_is_served_and_who_is_refused() -> None:
         "top-k": {"kd", "reverse-kl", "generalized-jsd", "skew-kl", "skew-reverse-kl"},
         "hidden": {"kd", "reverse-kl", "generalized-jsd", "skew-kl", "skew-reverse-kl", "annealed-kd"},
         "sampled": {"kd"},
+        "sequences": set(),
     }
     assert served.keys() == CODECS.keys()
     for name, codec in CODECS.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from limbeck.losses.adaptive import AKL, akl
 from limbeck.losses.alignment import CKA, cka
 from limbeck.losses.attention import AT, at
 from limbeck.losses.attention_maps import AttentionMSE, attention_mse
@@ -10,6 +11,7 @@ from limbeck.losses.channel_relations import ICKD, ickd
 from limbeck.losses.channels import CWD, cwd
 from limbeck.losses.congruence import CC, cc
 from limbeck.losses.contrastive import CRD, crd
+from limbeck.losses.cross_tokenizer import ULD, uld
 from limbeck.losses.curriculum import CTKD, AnnealedKD, ctkd
 from limbeck.losses.decoupled import DKD, NKD, dkd, nkd
 from limbeck.losses.dist import DIST, dist
@@ -23,6 +25,7 @@ from limbeck.losses.multilevel import MLKD, mlkd
 from limbeck.losses.neurons import NST, nst
 from limbeck.losses.pearson import PKD, pkd
 from limbeck.losses.probabilistic import PKT, pkt
+from limbeck.losses.regression import SupervisedMSE, squared_error
 from limbeck.losses.relations import RKD, RKDAngle, RKDDistance, rkd, rkd_angle, rkd_distance
 from limbeck.losses.response import (
     KD,
@@ -45,10 +48,12 @@ from limbeck.losses.standardize import Standardized, standardize
 from limbeck.losses.supervised import Supervised, SupervisedBCE, binary_cross_entropy, cross_entropy
 from limbeck.losses.teacher_free import TfKD, tf_kd
 from limbeck.losses.transformed import TTM, WTTM, ttm, wttm
+from limbeck.losses.variation import TVD, tvd
 from limbeck.losses.variational import VID, vid
 from limbeck.losses.weighted import WSLD, Weighted, wsld
 
 __all__ = [
+    "AKL",
     "AT",
     "BYOT",
     "CC",
@@ -72,6 +77,8 @@ __all__ = [
     "RKD",
     "SP",
     "TTM",
+    "TVD",
+    "ULD",
     "VID",
     "WSLD",
     "WTTM",
@@ -95,8 +102,10 @@ __all__ = [
     "Standardized",
     "Supervised",
     "SupervisedBCE",
+    "SupervisedMSE",
     "TfKD",
     "Weighted",
+    "akl",
     "at",
     "attention_mse",
     "binary_cross_entropy",
@@ -132,9 +141,12 @@ __all__ = [
     "skew_kl",
     "skew_reverse_kl",
     "sp",
+    "squared_error",
     "standardize",
     "tf_kd",
     "ttm",
+    "tvd",
+    "uld",
     "vid",
     "wsld",
     "wttm",

@@ -5,18 +5,34 @@ from __future__ import annotations
 from limbeck.metrics.classification import classification_details, classification_metrics
 from limbeck.metrics.cost import PeakMemory, size_of
 from limbeck.metrics.fidelity import agreement, disagreements, fidelity
+from limbeck.metrics.labels import multilabel_metrics, regression_metrics
+from limbeck.metrics.language import language_metrics, token_divergences, token_scores
+from limbeck.metrics.question_answering import answer_fidelity, answer_metrics, decode_spans, span_kl
 from limbeck.metrics.statistics import holm, interval, mean_std, paired
+from limbeck.metrics.translation import sentence_scores, translation_fidelity, translation_metrics
 
 __all__ = [
     "PeakMemory",
     "agreement",
+    "answer_fidelity",
+    "answer_metrics",
     "classification_details",
     "classification_metrics",
+    "decode_spans",
     "disagreements",
     "fidelity",
     "holm",
     "interval",
+    "language_metrics",
     "mean_std",
+    "multilabel_metrics",
     "paired",
+    "regression_metrics",
+    "sentence_scores",
     "size_of",
+    "span_kl",
+    "token_divergences",
+    "token_scores",
+    "translation_fidelity",
+    "translation_metrics",
 ]

@@ -35,10 +35,12 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """The numbers of a row, over the labelled samples.
 
     `logits` (samples, classes), `labels` (samples,) int64 with -1 where unlabelled. All are fractions in [0,
-    1] but `nll`, the mean negative log-likelihood in nats:
+    1] but `nll`, the mean negative log-likelihood in nats, and `mcc`:
 
     - `accuracy`; `top5` (only with more than five classes); `macro_f1`: the mean F1 of the classes that occur
       in the labels or the predictions;
+    - `mcc`: the correlation of predictions and labels in [-1, 1], 0 where either are all one class (Matthews
+      1975; Gorodkin 2004 for more than two classes);
     - `ece`: expected calibration error, 15 bins of equal width (Guo et al. 2017, arXiv:1706.04599, equation
       3);
     - `micro_average_precision`, `macro_average_precision`: one class against the rest, all decisions in one
@@ -58,6 +60,7 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
         metrics["top5"] = float(top_k_accuracy_score(truth, scores, k=5, labels=range(classes)))
     metrics |= {
         "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0)),
+        "mcc": _matthews(truth, predicted, classes),
         "nll": float(torch.nn.functional.cross_entropy(logits, labels)),
         # Probabilities, not logits: torchmetrics takes logits that happen to lie in [0, 1] for probabilities.
         "ece": float(multiclass_calibration_error(probabilities, labels, classes, n_bins=CALIBRATION_BINS)),
@@ -149,6 +152,13 @@ def _labelled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def _one_hot(truth: NDArray[np.int64], classes: int) -> NDArray[np.int8]:
     return np.eye(classes, dtype=np.int8)[truth]
+
+
+def _matthews(truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> float:
+    true, said = (np.bincount(each, minlength=classes).astype(np.float64) for each in (truth, predicted))
+    samples, right = float(len(truth)), float((truth == predicted).sum())
+    spread = np.sqrt((samples**2 - true @ true) * (samples**2 - said @ said))
+    return float((right * samples - true @ said) / spread) if spread > 0 else 0.0
 
 
 def _average_precisions(positives: NDArray[np.int8], scores: Floats) -> list[float]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import psutil
 import torch
@@ -19,13 +19,17 @@ from limbeck.checks import LimbeckError
 SAMPLE_SECONDS = 0.02
 
 
-def size_of(model: nn.Module, example_inputs: Tensor | Mapping[str, Tensor]) -> dict[str, float]:
+def size_of(
+    model: nn.Module,
+    example_inputs: Tensor | Mapping[str, Tensor],
+    run: Callable[[Any], object] | None = None,
+) -> dict[str, float]:
     """`parameters`, `trainable_parameters`, `bytes` of the state dict, and `flops` of evaluating one sample.
 
-    `example_inputs` is a batch on the model's device: a tensor (batch, …), or tensors by argument name. A
-    tensor that several names share counts once. FLOPs are floating-point operations of matrix products,
-    convolutions and attention (a multiply-add is two), as `torch.utils.flop_counter` counts them. The model
-    is left as it was.
+    `example_inputs` is a batch on the model's device: a tensor (batch, …), or tensors by argument name. `run` runs the
+    model on them, if a plain call does not. A tensor that several names share counts once. FLOPs are floating-point
+    operations of matrix products, convolutions and attention (a multiply-add is two), as `torch.utils.flop_counter`
+    counts them. The model is left as it was.
 
     Raises LimbeckError where the batch is empty.
     """
@@ -37,7 +41,9 @@ def size_of(model: nn.Module, example_inputs: Tensor | Mapping[str, Tensor]) -> 
     unique = {(t.data_ptr(), t.shape, t.stride(), t.dtype): t.numel() * t.element_size() for t in state if t.numel()}
     # Not every torch has a formula for the fused attention of processors; plain products it knows everywhere.
     with _evaluating(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        if isinstance(example_inputs, Tensor):
+        if run is not None:
+            run(example_inputs)
+        elif isinstance(example_inputs, Tensor):
             model(example_inputs)
         else:
             model(**example_inputs)

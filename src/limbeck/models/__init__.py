@@ -3,10 +3,12 @@
 from limbeck.models.cifar import CifarResNet
 from limbeck.models.forward import forward_of, unwrapped
 from limbeck.models.keras import KerasModule, as_module, is_keras
+from limbeck.models.lora import Lora, add_adapters
 from limbeck.models.names import build, known_models
 from limbeck.models.pairs import ConvNet, conv_student, conv_teacher, dense_student, dense_teacher
 from limbeck.models.saved import SavedCard, load, read_card, save
-from limbeck.models.spec import ModelSpec
+from limbeck.models.shrinking import shrink
+from limbeck.models.spec import ModelSpec, Shape, TextShape
 from limbeck.models.vgg import CifarVGG
 from limbeck.models.wide import WideResNet
 
@@ -15,9 +17,13 @@ __all__ = [
     "CifarVGG",
     "ConvNet",
     "KerasModule",
+    "Lora",
     "ModelSpec",
     "SavedCard",
+    "Shape",
+    "TextShape",
     "WideResNet",
+    "add_adapters",
     "as_module",
     "build",
     "conv_student",
@@ -30,5 +36,6 @@ __all__ = [
     "load",
     "read_card",
     "save",
+    "shrink",
     "unwrapped",
 ]

@@ -6,14 +6,15 @@ import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from limbeck.checks import LimbeckError, nearest
 from limbeck.models import pairs
 from limbeck.models.cifar import CifarResNet
-from limbeck.models.spec import ModelSpec, Shape
+from limbeck.models.spec import AnyShape, ModelSpec, Shape, TextShape
+from limbeck.models.texts import TEXT_MODELS
 from limbeck.models.vgg import CifarVGG
 from limbeck.models.wide import WideResNet
 
@@ -41,41 +42,51 @@ BUILT_IN: Mapping[str, Builder] = {
 }
 
 
-def known_models() -> list[str]:
-    """The names of the models that limbeck has itself, sorted."""
-    return sorted(BUILT_IN)
+def known_models(of: Literal["images", "texts"] | None = None) -> list[str]:
+    """The names of the models that limbeck has itself, sorted: all of them, or those of images or of texts."""
+    return sorted([*(BUILT_IN if of != "texts" else ()), *(TEXT_MODELS if of != "images" else ())])
 
 
-def build_built_in(spec: ModelSpec, shape: Shape) -> nn.Module:
+def build_built_in(spec: ModelSpec, shape: AnyShape) -> nn.Module:
     """The built-in model named `spec.name`.
 
     Raises:
-        LimbeckError: where there is no such name, or it takes no such option.
+        LimbeckError: where there is no such name, it takes no such option, or it is not made for such data.
     """
-    if spec.name not in BUILT_IN:
+    texts = isinstance(shape, TextShape)
+    builders, others = (TEXT_MODELS, BUILT_IN) if texts else (BUILT_IN, TEXT_MODELS)
+    if spec.name in others:
+        raise wrong_kind(spec, shape)
+    if spec.name not in builders:
+        places = "hf:NAME" if texts else "timm:NAME, torchvision:NAME, hf:NAME"
         raise LimbeckError(
-            f"unknown model {spec.name!r}{nearest(spec.name, BUILT_IN)} "
-            "(or timm:NAME, torchvision:NAME, hf:NAME, a folder that limbeck saved, python:MODULE:FUNCTION)"
+            f"unknown model {spec.name!r}{nearest(spec.name, builders)} "
+            f"(or {places}, a folder that limbeck saved, python:MODULE:FUNCTION)"
         )
-    model = call_builder(BUILT_IN[spec.name], spec, shape)
+    if isinstance(shape, TextShape) and shape.head != "classification":
+        raise LimbeckError(f"model {spec.name!r} classifies texts; for {shape.head} take hf:NAME")
+    model = call_builder(builders[spec.name], spec, shape)
     assert isinstance(model, nn.Module)
     return model
 
 
-def call_builder(builder: Builder, spec: ModelSpec, shape: Shape) -> object:
+def wrong_kind(spec: ModelSpec, shape: AnyShape) -> LimbeckError:
+    """The error of a model of images that is asked for texts, or the reverse."""
+    reads, data = ("images", "texts") if isinstance(shape, TextShape) else ("texts", "images")
+    names = f"{', '.join(known_models('texts'))} or hf:NAME" if data == "texts" else "resnet20, timm:NAME and others"
+    return LimbeckError(f"model {spec.name!r} reads {reads}, the data are {data}; take one of {names}")
+
+
+def call_builder(builder: Builder, spec: ModelSpec, shape: AnyShape) -> object:
     """Calls `builder` with the options of `spec` and with what its signature names of the data's shape.
 
-    That is any of `num_classes`, `in_channels`, `image_size` and `in_features` (their product).
+    That is of images any of `num_classes`, `in_channels`, `image_size` and `in_features` (their product); of texts
+    `num_classes`, `vocabulary`, `max_length`, `pad_id`, `bos_id` and `eos_id`.
 
     Raises:
         LimbeckError: naming an option that the builder does not take.
     """
-    offered: dict[str, Any] = {
-        "num_classes": shape.num_classes,
-        "in_channels": shape.in_channels,
-        "image_size": shape.image_size,
-        "in_features": shape.in_channels * prod(shape.image_size),
-    }
+    offered = _offered(shape)
     fixed = builder.keywords if isinstance(builder, partial) else {}
     parameters = inspect.signature(builder).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -88,3 +99,21 @@ def call_builder(builder: Builder, spec: ModelSpec, shape: Shape) -> object:
                 else f"model {spec.name!r}: {name!r} comes from the data; remove the option"
             )
     return builder(**{name: value for name, value in offered.items() if name in parameters}, **spec.options)
+
+
+def _offered(shape: AnyShape) -> dict[str, Any]:
+    if isinstance(shape, Shape):
+        return {
+            "num_classes": shape.num_classes,
+            "in_channels": shape.in_channels,
+            "image_size": shape.image_size,
+            "in_features": shape.in_channels * prod(shape.image_size),
+        }
+    return {
+        "num_classes": shape.num_classes,
+        "vocabulary": shape.vocabulary,
+        "max_length": shape.max_length,
+        "pad_id": shape.pad_id,
+        "bos_id": shape.bos_id,
+        "eos_id": shape.eos_id,
+    }

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from limbeck.checks import LimbeckError
@@ -18,6 +19,12 @@ _STACKS = {"hidden_states": "hidden", "attentions": "attention"}
 """The tuples of a transformers output, and what their members are called: `hidden.0`, `attention.0`, …"""
 
 STACKED = frozenset(_STACKS.values())
+
+_ANSWERS = frozenset({"labels", "start_positions", "end_positions"})
+"""What a transformers model would make its own loss of."""
+
+SPAN = ("start_logits", "end_logits")
+"""What a transformers model gives that looks for an answer in a text: together the signal `logits`."""
 
 ATTENTION, HIDDEN = "output_attentions", "output_hidden_states"
 """The options of a transformers model's forward that make it give `attention.N` and `hidden.N`."""
@@ -47,14 +54,16 @@ def forward_of(model: nn.Module, options: Collection[str] = ()) -> Callable[[Bat
     """How `model` gives the signal of a batch; `options` of a transformers model's forward are switched on.
 
     A plain module is called with `batch["inputs"]`. A transformers model is called with the entries that its
-    forward names, except `labels`; `inputs` stands for its main input. A tensor is the logits, of a tuple the
-    first member is, and of a dict every tensor is a signal; hidden states are `hidden.0`, `hidden.1`, …
+    forward names, except those that it would make a loss of (`labels`, `start_positions`, `end_positions`); `inputs`
+    stands for its main input. A tensor is the logits, of a tuple the first member is, and of a dict every tensor is a
+    signal; hidden states are `hidden.0`, `hidden.1`, …; `start_logits` and `end_logits` together are `logits`, (batch,
+    length, 2).
 
     Raises:
         LimbeckError: from the call, where the model gives no tensor or the batch lacks its main input.
     """
     inner: Any = unwrapped(model)
-    if not is_transformers(inner):
+    if not is_transformers(inner) and not _reads_tokens(inner):
 
         def plain(batch: Batch) -> Signal:
             output = model(batch["inputs"])
@@ -62,8 +71,10 @@ def forward_of(model: nn.Module, options: Collection[str] = ()) -> Callable[[Bat
 
         return plain
 
-    main = inner.main_input_name
-    accepted = frozenset(inspect.signature(inner.forward).parameters) - {"labels"}
+    main = inner.main_input_name if is_transformers(inner) else "input_ids"
+    accepted = frozenset(inspect.signature(inner.forward).parameters) - _ANSWERS
+    writes = is_transformers(inner) and inner.config.is_encoder_decoder and inner.can_generate()
+    decodes = writes and "decoder_input_ids" in accepted
     settings: dict[str, Any] = dict.fromkeys(options, True)
     if "use_cache" in accepted:
         # Nothing is generated; and with a cache, transformers lets the documents of a packed row see each other.
@@ -78,10 +89,23 @@ def forward_of(model: nn.Module, options: Collection[str] = ()) -> Callable[[Bat
                     "give the batch that entry"
                 )
             arguments[main] = batch["inputs"]
+        if decodes and not arguments.keys() & {"decoder_input_ids", "decoder_inputs_embeds"}:
+            # Some models would take the source for them, and learn to copy it.
+            raise LimbeckError(
+                f"{type(inner).__name__} needs 'decoder_input_ids', the batch has {', '.join(batch)}; give the labels "
+                "shifted right, as limbeck.sources.texts.PairSet or DataCollatorForSeq2Seq(tokenizer, model) does"
+            )
         arguments |= settings
         return signal_of(model(**arguments), inner)
 
     return named
+
+
+def _reads_tokens(model: nn.Module) -> bool:
+    try:
+        return "input_ids" in inspect.signature(model.forward).parameters
+    except (TypeError, ValueError):  # a forward that is not Python's own says nothing of its arguments
+        return False
 
 
 def signal_of(output: object, model: nn.Module) -> Signal:
@@ -94,6 +118,8 @@ def signal_of(output: object, model: nn.Module) -> Signal:
         return Signal({"logits": output})
     if isinstance(output, Mapping):
         tensors = {name: value for name, value in output.items() if isinstance(value, Tensor)}
+        if tensors.keys() >= {*SPAN} and "logits" not in tensors:
+            tensors["logits"] = torch.stack([tensors.pop(name) for name in SPAN], -1)
         for field, name in _STACKS.items():
             members = output.get(field)
             if isinstance(members, (tuple, list)):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ from safetensors import SafetensorError
 from torch import nn
 
 from limbeck.checks import LimbeckError, nearest
+from limbeck.installed import resolved
 from limbeck.models.spec import ModelSpec, Shape
 
-_OPTIONS = ("pretrained", "ignore_mismatched_sizes", "config", "weights")
+OPTIONS = ("pretrained", "ignore_mismatched_sizes", "config", "weights")
 
 
 def is_transformers(model: object) -> bool:
@@ -23,7 +26,7 @@ def is_transformers(model: object) -> bool:
 
 
 def build_huggingface(spec: ModelSpec, shape: Shape, *, trust_code: bool) -> nn.Module:
-    """`hf:NAME`, NAME being a hub id, a folder, or (with `pretrained: false`) a model type such as `vit`.
+    """`hf:NAME` for images, NAME being a hub id, a folder, or (with `pretrained: false`) a model type such as `vit`.
 
     Options: `pretrained` (default true), `ignore_mismatched_sizes` (default false; true puts a new head on
     weights with other classes), `config` (values that replace those of the model's configuration).
@@ -35,10 +38,8 @@ def build_huggingface(spec: ModelSpec, shape: Shape, *, trust_code: bool) -> nn.
 
     # Typed loosely: these classes are only partly annotated.
     auto: Any = transformers.AutoModelForImageClassification
-    name = spec.name.removeprefix("hf:")
-    for option in spec.options:
-        if option not in _OPTIONS:
-            raise LimbeckError(f"model {spec.name!r} takes no option {option!r}{nearest(option, _OPTIONS)}")
+    name = resolved(spec.name.removeprefix("hf:"))
+    check_options(spec, OPTIONS)
     pretrained = bool(spec.options.get("pretrained", True))
     new_head = bool(spec.options.get("ignore_mismatched_sizes", False))
     given: dict[str, Any] = dict(spec.options.get("config", {}))
@@ -63,10 +64,8 @@ def build_huggingface(spec: ModelSpec, shape: Shape, *, trust_code: bool) -> nn.
             "image_size": height if height == width else [height, width],
         }
         given = {key: value for key, value in fitting.items() if key in values} | given
-    for key, value in given.items():
-        if key not in values:
-            raise LimbeckError(f"model {spec.name!r}: its configuration has no {key!r}{nearest(key, values)}")
-        setattr(config, key, value)
+    check_keys(spec, config, given)
+    config.update(given)
     try:
         model: nn.Module
         if pretrained:
@@ -77,7 +76,7 @@ def build_huggingface(spec: ModelSpec, shape: Shape, *, trust_code: bool) -> nn.
             model = auto.from_config(config, trust_remote_code=trust_code)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise LimbeckError(
-            f"model {spec.name!r} could not be built ({_short(error)}); "
+            f"model {spec.name!r} could not be built ({first_line(error)}); "
             "check that its files are whole and that transformers has it for image classification"
         ) from None
     return model
@@ -85,21 +84,44 @@ def build_huggingface(spec: ModelSpec, shape: Shape, *, trust_code: bool) -> nn.
 
 def configuration(spec: ModelSpec, name: str, pretrained: bool, trust_code: bool) -> Any:
     """The configuration of `name`: a folder, a hub id, or (unless pretrained) a model type."""
-    from transformers import CONFIG_MAPPING, AutoConfig
+    from transformers import AutoConfig
 
-    if not pretrained and name in CONFIG_MAPPING and not Path(name).exists():
+    if not pretrained and is_model_type(name):
         return AutoConfig.for_model(name)
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=trust_code)
     except (OSError, ValueError, KeyError) as error:
         raise LimbeckError(
-            f"model {spec.name!r} could not be had ({_short(error)}); "
+            f"model {spec.name!r} could not be had ({first_line(error)}); "
             "give a folder that save_pretrained wrote, a hub id, "
             "or a model type such as hf:vit with the option `pretrained: false`"
         ) from None
 
 
-def _short(error: Exception) -> str:
+def is_model_type(name: str) -> bool:
+    """Whether transformers has a kind of model of that name, and there is no folder of it."""
+    from transformers import CONFIG_MAPPING
+
+    return name in CONFIG_MAPPING and not Path(name).exists()
+
+
+def check_options(spec: ModelSpec, known: Sequence[str]) -> None:
+    """Raises LimbeckError where the spec has an option that is not known."""
+    for option in spec.options:
+        if option not in known:
+            raise LimbeckError(f"model {spec.name!r} takes no option {option!r}{nearest(option, known)}")
+
+
+def check_keys(spec: ModelSpec, config: Any, given: Iterable[str]) -> None:
+    """Raises LimbeckError where a configuration does not have a key that is given."""
+    known = config.to_dict()
+    for key in given:
+        if key not in known:
+            raise LimbeckError(f"model {spec.name!r}: its configuration has no {key!r}{nearest(key, known)}")
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line without its full stop."""
     return str(error).strip().split("\n")[0].rstrip(".")
 
 
@@ -112,6 +134,16 @@ def describe(model: Any) -> dict[str, Any]:
     if model.can_generate():
         described["generation"] = json.loads(model.generation_config.to_json_string(use_diff=False))
     return described
+
+
+def write_configuration(model: Any, folder: Path) -> None:
+    """Writes `config.json`, and `generation_config.json` of a model that generates, as `from_pretrained` reads them."""
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    config.dtype = model.dtype
+    config.to_json_file(folder / "config.json")
+    if model.can_generate():
+        model.generation_config.to_json_file(folder / "generation_config.json")
 
 
 def rebuild(described: dict[str, Any], source: object) -> nn.Module:

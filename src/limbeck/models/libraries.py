@@ -11,7 +11,7 @@ from torch import nn
 from limbeck.checks import LimbeckError, nearest
 from limbeck.models.builtin import call_builder
 from limbeck.models.keras import as_module
-from limbeck.models.spec import ModelSpec, Shape
+from limbeck.models.spec import AnyShape, ModelSpec, Shape
 
 # These two were trained on inputs that they rescale themselves, which torchvision sets only with its own
 # loader.
@@ -86,7 +86,7 @@ def build_torchvision(spec: ModelSpec, shape: Shape) -> nn.Module:
     return model
 
 
-def build_python(spec: ModelSpec, shape: Shape, *, trust_code: bool) -> nn.Module:
+def build_python(spec: ModelSpec, shape: AnyShape, *, trust_code: bool) -> nn.Module:
     """`python:package.module:function`: what that function returns for the parts of `shape` that it names.
 
     Raises:

@@ -1,53 +1,48 @@
-"""A trained model as a folder: `model.safetensors`, and `limbeck.json` that says how to build it."""
+"""A trained model as a folder: `model.safetensors`, and `limbeck.json` that says how to build it.
+
+A transformers model's folder has its `config.json` too, and a text model's the files of its tokenizer, so that
+transformers opens it as well.
+"""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from limbeck.checks import LimbeckError
-from limbeck.files import read_json, staged_file, staged_folder, write_json
+from limbeck.files import staged_folder, write_json
 from limbeck.models import huggingface
 from limbeck.models import keras as keras_models
-from limbeck.models.builtin import BUILT_IN, build_built_in
+from limbeck.models.builtin import BUILT_IN, TEXT_MODELS, build_built_in, wrong_kind
+from limbeck.models.cards import CARD, FILES, FORMAT, WEIGHTS, SavedCard, SavedTokenizing, is_saved, read_card
 from limbeck.models.forward import unwrapped
+from limbeck.models.huggingface_texts import build_huggingface_text
 from limbeck.models.libraries import build_python, build_timm, build_torchvision
-from limbeck.models.reused import HeadPlan, install, plan_of
-from limbeck.models.spec import ModelSpec, Shape
+from limbeck.models.lora import merged
+from limbeck.models.renumbered import blank_numbers, install_renumbering, renumbering_of
+from limbeck.models.reused import install, plan_of
+from limbeck.models.spec import AnyShape, ModelSpec, Shape, TextShape
 from limbeck.models.weights import load_strictly, read_state_dict, unique_tensors
 from limbeck.types import Preprocessing
 
-CARD, WEIGHTS, FORMAT = "limbeck.json", "model.safetensors", "limbeck-model/1"
 
+class Tokenizes(Protocol):
+    """What prepares a model's texts (`limbeck.sources.texts.Tokenizing`): it writes itself beside the model."""
 
-@dataclass(frozen=True, slots=True)
-class SavedCard:
-    """What `limbeck.json` says of a saved model.
+    @property
+    def max_length(self) -> int: ...
 
-    `shape` is what `spec` was built for, `transformers` and `keras` the description of a model of those
-    libraries, `reused_head` how its head was replaced (see `limbeck.reuse`).
-    """
+    def identity(self) -> str: ...
 
-    spec: ModelSpec | None
-    classes: tuple[str, ...]
-    preprocessing: Preprocessing | None
-    task: str
-    about: dict[str, Any]
-    shape: Shape | None = None
-    transformers: dict[str, Any] | None = None
-    keras: dict[str, Any] | None = None
-    reused_head: HeadPlan | None = None
-
-
-def is_saved(folder: Path) -> bool:
-    """Whether `folder` is one that `save` wrote."""
-    return (folder / CARD).is_file()
+    def save(self, folder: Path) -> None: ...
 
 
 def save(
@@ -56,61 +51,94 @@ def save(
     *,
     spec: ModelSpec | None,
     classes: Sequence[str],
-    preprocessing: Preprocessing | None,
+    preprocessing: Preprocessing | Tokenizes | None,
     task: str = "image-classification",
+    shape: AnyShape | None = None,
     about: dict[str, Any] | None = None,
 ) -> None:
     """Writes `model` into `folder`, whole or not at all; replaces a model there, keeps other files.
 
     `spec` says how to build it again (None for a module of your own, which then loads only `into` one like
-    it); transformers and Keras models carry their own description. `about` takes JSON values.
+    it); transformers and Keras models carry their own description. `shape` is what the model was built for; of images
+    the preprocessing says it too. Adapters (LoRA) are written merged into the weights that they adapt. `about` takes
+    JSON values.
 
     Raises:
-        LimbeckError: where `folder` is a file, or a spec comes without what it was built for.
+        LimbeckError: where `folder` is a file, or a spec or a tokenizer comes without what it was built for.
     """
     if folder.exists() and not folder.is_dir():
         raise LimbeckError(f"{folder}: is a file; give a folder to save the model in")
     inner = keras_models.as_module(unwrapped(model))
     own_description = huggingface.is_transformers(inner) or isinstance(inner, keras_models.KerasModule)
-    spec, shape = _origin(spec)
-    if spec is not None and shape is None and preprocessing is not None:
-        shape = Shape(len(classes), preprocessing.channels, preprocessing.size)
+    spec, original = _origin(spec)
+    shape = shape or original
+    pixels = preprocessing if isinstance(preprocessing, Preprocessing) else None
+    tokenizing = None if isinstance(preprocessing, Preprocessing) else preprocessing
+    if spec is not None and shape is None and pixels is not None:
+        shape = Shape(len(classes), pixels.channels, pixels.size)
+    if tokenizing is not None and not isinstance(shape, TextShape):
+        raise LimbeckError(
+            "save: a tokenizer comes without the shape of its texts, so nothing would say what the model is for; "
+            "give shape=TextShape(…)"
+        )
     if spec is not None and shape is None and not own_description:
         raise LimbeckError(
             f"model {spec.name!r} is saved without preprocessing, so its channels and image size would be "
-            "lost; give preprocessing, or spec=None"
+            "lost; give preprocessing (or a shape), or spec=None"
         )
+    numbers = renumbering_of(inner)
     card: dict[str, Any] = {
         "format": FORMAT,
         "limbeck": version("limbeck"),
         "task": task,
-        "model": None if spec is None else {**asdict(spec), "shape": None if shape is None else asdict(shape)},
+        "model": None if spec is None else {**asdict(spec), "shape": asdict(shape) if type(shape) is Shape else None},
+        "text": asdict(shape) if isinstance(shape, TextShape) else None,
         "classes": list(classes),
-        "preprocessing": None if preprocessing is None else asdict(preprocessing),
+        "preprocessing": None if pixels is None else asdict(pixels),
+        "tokenizing": None if tokenizing is None else _identified(tokenizing),
         "transformers": huggingface.describe(inner) if huggingface.is_transformers(inner) else None,
         "keras": keras_models.describe(inner) if isinstance(inner, keras_models.KerasModule) else None,
         "reused_head": None if (plan := plan_of(inner)) is None else asdict(plan),
+        "renumbered": None if numbers is None else len(numbers),
         "about": about or {},
     }
-    tensors = unique_tensors(inner, f"{folder}")
-    if folder.exists() and any(path.name not in (CARD, WEIGHTS) for path in folder.iterdir()):
-        # What else is there (a trainer's checkpoints) stays; without a card the folder is no model meanwhile.
-        (folder / CARD).unlink(missing_ok=True)
-        with staged_file(folder / WEIGHTS) as staging:
-            _write_tensors(tensors, staging)
+    tensors = merged(inner, unique_tensors(inner, f"{folder}"))
+
+    def write(place: Path) -> None:
+        # The metadata is what transformers and others look for before they read a file.
+        save_file(tensors, place / WEIGHTS, metadata={"format": "pt"})
+        # A model that was changed would be another one if transformers built it.
+        if huggingface.is_transformers(inner) and plan_of(inner) is None and numbers is None:
+            huggingface.write_configuration(inner, place)
+        if tokenizing is not None:
+            tokenizing.save(place)
+
+    if folder.exists() and any(path.name not in (FILES if is_saved(folder) else ()) for path in folder.iterdir()):
+        _write_among_others(folder, write)
         write_json(folder / CARD, card)
         return
     with staged_folder(folder) as staging:
-        _write_tensors(tensors, staging / WEIGHTS)
+        write(staging)
         write_json(staging / CARD, card)
 
 
-def _write_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    # The metadata is what transformers and others look for before they read a file.
-    save_file(tensors, path, metadata={"format": "pt"})
+def _write_among_others(folder: Path, write: Callable[[Path], None]) -> None:
+    """Writes a model's files but its card; what else is there (a trainer's checkpoints) stays."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".model.", suffix=".partial") as staging:
+        write(Path(staging))
+        if is_saved(folder):
+            # Without a card the folder is no model meanwhile.
+            for name in (CARD, *FILES):
+                (folder / name).unlink(missing_ok=True)
+        for path in Path(staging).iterdir():
+            os.replace(path, folder / path.name)
 
 
-def _origin(spec: ModelSpec | None) -> tuple[ModelSpec | None, Shape | None]:
+def _identified(tokenizing: Tokenizes) -> dict[str, Any]:
+    return asdict(SavedTokenizing(tokenizing.identity(), tokenizing.max_length))
+
+
+def _origin(spec: ModelSpec | None) -> tuple[ModelSpec | None, AnyShape | None]:
     """The spec to write: that of the saved folder where it names one, so that the new one stands alone."""
     if spec is not None and is_saved(Path(spec.name)):
         card = read_card(Path(spec.name))
@@ -122,41 +150,6 @@ def _origin(spec: ModelSpec | None) -> tuple[ModelSpec | None, Shape | None]:
 
 def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
-
-
-def read_card(folder: Path) -> SavedCard:
-    """What the folder's `limbeck.json` says.
-
-    Raises:
-        LimbeckError: where there is none, or it is not one that this version reads.
-    """
-    path = folder / CARD
-    if not path.is_file():
-        raise LimbeckError(f"{folder}: no {CARD} in it; give a folder that limbeck saved")
-    data = read_json(path)
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        got = data.get("format") if isinstance(data, dict) else type(data).__name__
-        raise LimbeckError(f"{path}: expected format {FORMAT!r}, got {got!r}; save the model with this version")
-    try:
-        model, pixels, plan = data["model"], data["preprocessing"], data.get("reused_head")
-        shape = model and model["shape"]
-        return SavedCard(
-            spec=model and ModelSpec(str(model["name"]), dict(model["options"])),
-            classes=tuple(map(str, data["classes"])),
-            preprocessing=pixels and Preprocessing(**{key: _tupled(value) for key, value in pixels.items()}),
-            task=str(data["task"]),
-            about=dict(data["about"]),
-            shape=shape and Shape(**{key: _tupled(value) for key, value in shape.items()}),
-            transformers=data["transformers"],
-            keras=data["keras"],
-            reused_head=plan and HeadPlan(**{key: _tupled(value) for key, value in plan.items()}),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise LimbeckError(f"{path}: not a whole model card ({error!r}); save the model again") from None
-
-
-def _tupled(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def load(folder: Path, *, into: nn.Module | None = None, trust_code: bool = False) -> nn.Module:
@@ -179,6 +172,8 @@ def load(folder: Path, *, into: nn.Module | None = None, trust_code: bool = Fals
         model = _rebuilt(card, folder, trust_code)
         if card.reused_head is not None:
             install(model, card.reused_head)
+        if card.renumbered is not None:
+            install_renumbering(model, blank_numbers(card.renumbered))
     load_strictly(model, state, path)
     return model.eval()
 
@@ -198,15 +193,19 @@ def _rebuilt(card: SavedCard, folder: Path, trust_code: bool) -> nn.Module:
     return build_untrained(ModelSpec(card.spec.name, kept), card.shape, trust_code=trust_code)
 
 
-def build_untrained(spec: ModelSpec, shape: Shape, *, trust_code: bool) -> nn.Module:
+def build_untrained(spec: ModelSpec, shape: AnyShape, *, trust_code: bool) -> nn.Module:
     """The model of any name but a folder's, with the weights that its library gives it."""
     prefix = spec.name.partition(":")[0] + ":"
-    builders: dict[str, Callable[[], nn.Module]] = {
-        "timm:": lambda: build_timm(spec, shape),
-        "torchvision:": lambda: build_torchvision(spec, shape),
-        "hf:": lambda: huggingface.build_huggingface(spec, shape, trust_code=trust_code),
-        "python:": lambda: build_python(spec, shape, trust_code=trust_code),
-    }
-    if spec.name not in BUILT_IN and prefix in builders:
-        return builders[prefix]()
+    if spec.name in BUILT_IN or spec.name in TEXT_MODELS:
+        return build_built_in(spec, shape)
+    if prefix == "python:":
+        return build_python(spec, shape, trust_code=trust_code)
+    if prefix == "hf:" and isinstance(shape, TextShape):
+        return build_huggingface_text(spec, shape, trust_code=trust_code)
+    if prefix == "hf:" and isinstance(shape, Shape):
+        return huggingface.build_huggingface(spec, shape, trust_code=trust_code)
+    if prefix in ("timm:", "torchvision:"):
+        if isinstance(shape, TextShape):
+            raise wrong_kind(spec, shape)
+        return build_timm(spec, shape) if prefix == "timm:" else build_torchvision(spec, shape)
     return build_built_in(spec, shape)

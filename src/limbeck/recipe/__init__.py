@@ -4,42 +4,38 @@ from __future__ import annotations
 
 from limbeck.recipe.build import (
     WEIGHT_KEYS,
-    build_augmentation,
     build_codecs,
     build_loss,
     build_terms,
-    build_view,
 )
 from limbeck.recipe.schema import (
+    TEACHER_KEYS,
     AssistantRecipe,
-    DataRecipe,
     LabelRecipe,
     ModelRecipe,
     Recipe,
+    SequenceRecipe,
     StartRecipe,
     StudentRecipe,
     TeacherRecipe,
-    expected_preprocessing,
     read_recipe,
     shipped_recipes,
 )
 
 __all__ = [
+    "TEACHER_KEYS",
     "WEIGHT_KEYS",
     "AssistantRecipe",
-    "DataRecipe",
     "LabelRecipe",
     "ModelRecipe",
     "Recipe",
+    "SequenceRecipe",
     "StartRecipe",
     "StudentRecipe",
     "TeacherRecipe",
-    "build_augmentation",
     "build_codecs",
     "build_loss",
     "build_terms",
-    "build_view",
-    "expected_preprocessing",
     "read_recipe",
     "shipped_recipes",
 ]

@@ -9,67 +9,31 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from limbeck.balance import Balancing
 from limbeck.checks import LimbeckError, nearest
-from limbeck.recipe.build import build_augmentation, build_codecs, build_terms
+from limbeck.recipe.build import build_codecs, build_terms
+from limbeck.sources import build_augmentation
+from limbeck.tasks import IMAGE_CLASSIFICATION, LANGUAGE_MODELLING, TASKS, TRANSLATION, Settings, Task
+from limbeck.tasks.image_classification import NORMALIZATIONS, NormalizeRecipe
 from limbeck.training import TrainConfig
-from limbeck.types import Preprocessing
 
 PACKAGED = Path(__file__).parents[1] / "recipes"
 CHECKOUT = Path(__file__).parents[3] / "recipes"
 
-NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-}
-
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Names that folders and rows can have."""
 
-SHARED = ("name", "teacher", "seeds", "data.source", "data.size", "data.validation", "label")
+TEACHER_KEYS = frozenset().union(*(task.teacher_keys for task in TASKS.values()))
+"""Keys of a teacher that only some tasks have."""
+
+SHARED = ("name", "task", "teacher", "seeds", "data.source", "data.size", "data.validation", "label")
 """What all settings of a recipe have in common: one teacher, one test split."""
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataRecipe(_Strict):
-    """Which pictures, and how much of them is labelled.
-
-    `labelled` keeps the labels of that many training samples (an integer: samples; below 1: a share; `all`).
-    `augment` is `none`, `crop`, `crop-flip`, or a list of torchvision.transforms.v2 names with their options.
-    """
-
-    source: str
-    size: int | None = Field(default=None, ge=1)
-    labelled: Any = "all"
-    validation: float = Field(default=0.1, gt=0, lt=1)
-    augment: Any = "none"
-    image_column: str | None = None
-    label_column: str | None = None
-
-    @field_validator("labelled")
-    @classmethod
-    def _count(cls, value: Any) -> int | float | str:
-        if value == "all" or (isinstance(value, int | float) and not isinstance(value, bool) and value > 0):
-            return value  # type: ignore[no-any-return]
-        raise ValueError(f"data.labelled: expected `all`, a number of samples or a share below 1, got {value!r}")
-
-    @field_validator("augment")
-    @classmethod
-    def _augment(cls, value: Any) -> Any:
-        build_augmentation(value, 8, "data.augment")
-        return value
-
-
-class NormalizeRecipe(_Strict):
-    """Channel means and standard deviations of pixels in 0…1."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 class ModelRecipe(_Strict):
@@ -83,8 +47,9 @@ class TeacherRecipe(ModelRecipe):
     """A model that teaches. With `train` it is first trained in the run, on all labels of the training split.
 
     `normalize` and `size` tell how a ready-made teacher wants its pixels; by default as the student gets them, or as
-    the saved folder or timm says. `store` is the folder of its label store: where `limbeck label` writes it, and what a
-    run learns from once it is there; alone, without `model`, it must be there.
+    the saved folder or timm says. `tokenizer` is the folder or hub id of its tokenizer, where its own has none. `store`
+    is the folder of its label store: where `limbeck label` writes it, and what a run learns from once it is there;
+    alone, without `model`, it must be there.
     """
 
     model: str = ""
@@ -93,6 +58,7 @@ class TeacherRecipe(ModelRecipe):
     augment: Any = None
     normalize: str | NormalizeRecipe | None = None
     size: int | None = Field(default=None, ge=1)
+    tokenizer: str | None = None
 
     @field_validator("augment")
     @classmethod
@@ -123,9 +89,41 @@ class StartRecipe(_Strict):
 
 
 class StudentRecipe(ModelRecipe):
-    """The model that learns. With `start` its first weights are its teacher's."""
+    """The model that learns.
 
+    `model` names it; or `from: teacher` makes it a smaller teacher, with `layers` (how many, or which, or both stacks'
+    by name), `width`, `heads`, `feed_forward` and `vocabulary` (how many tokens): see `limbeck.models.shrink`. With
+    `start` its first weights are its teacher's. With `lora` only small additions to its layers are trained: see
+    `limbeck.models.lora.Lora`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
+
+    model: str = ""
+    source: Literal["teacher"] | None = Field(default=None, alias="from")
+    layers: int | list[int] | dict[str, int | list[int]] | None = None
+    width: int | None = Field(default=None, ge=1)
+    heads: int | None = Field(default=None, ge=1)
+    feed_forward: int | None = Field(default=None, ge=1)
+    vocabulary: int | None = Field(default=None, ge=1)
     start: StartRecipe | None = None
+    lora: dict[str, Any] | None = None
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What is smaller than the teacher, by the names of `shrink`."""
+        given = {name: getattr(self, name) for name in ("layers", "width", "heads", "feed_forward", "vocabulary")}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> StudentRecipe:
+        if bool(self.model) == (self.source is not None):
+            raise ValueError("student: needs a model, or `from: teacher` with sizes, and not both")
+        if self.source is None and self.sizes:
+            raise ValueError(f"student.{next(iter(self.sizes))}: is a size of a student `from: teacher`")
+        if self.source is not None and (self.options or self.start is not None):
+            raise ValueError("student: one `from: teacher` takes no options and no start; it begins as its teacher")
+        return self
 
 
 class AssistantRecipe(ModelRecipe):
@@ -154,6 +152,33 @@ class LabelRecipe(_Strict):
         return value
 
 
+class OnPolicyRecipe(_Strict):
+    """How a language model learns from its own continuations: a `share` of the steps goes on from the first `prompt`
+    tokens of the data with `new_tokens` that the student draws at a `temperature`; what is drawn serves `reuse` steps,
+    of the last `size` sequences. See `limbeck.online.OnPolicy`.
+    """
+
+    prompt: int = Field(default=16, ge=1)
+    new_tokens: int = Field(default=48, ge=1)
+    share: float = Field(default=0.5, ge=0, le=1)
+    temperature: float = Field(default=1.0, gt=0)
+    reuse: int = Field(default=1, ge=1)
+    size: int | None = Field(default=None, ge=1)
+
+
+class SequenceRecipe(_Strict):
+    """Sequence-level distillation: the student learns the teacher's own translations in the place of the references
+    (Kim and Rush 2016, arXiv:1606.07947). They are written once, by beam search, and kept in the run folder.
+
+    `mode` is `best`, or `interpolation`: of each text the beam that is nearest to its reference.
+    """
+
+    mode: Literal["best", "interpolation"] = "best"
+    beams: int = Field(default=4, ge=1)
+    max_new_tokens: int = Field(default=64, ge=1)
+    length_penalty: float = 1.0
+
+
 class Recipe(_Strict):
     """A whole experiment. Every field but `name`, `data`, `teacher` and `student` has a default.
 
@@ -164,23 +189,58 @@ class Recipe(_Strict):
     """
 
     name: str = Field(pattern=NAME)
-    task: Literal["image-classification"] = "image-classification"
+    task: str = IMAGE_CLASSIFICATION.name
     about: str = ""
-    data: DataRecipe
+    data: SerializeAsAny[Settings]
     teacher: list[TeacherRecipe] = Field(min_length=1)
     assistants: list[AssistantRecipe] = Field(default_factory=list)
     student: StudentRecipe
     generations: int = Field(default=1, ge=1)
-    terms: list[dict[str, Any]] = Field(
-        default=[{"loss": "supervised", "weight": 0.1}, {"loss": "kd", "weight": 0.9, "temperature": 4.0}],
-        min_length=1,
-    )
+    terms: list[dict[str, Any]] = Field(min_length=1)
     balance: Balancing = "fixed"
+    on_policy: OnPolicyRecipe | None = None
+    sequence_level: SequenceRecipe | None = None
     train: TrainConfig = TrainConfig()
     label: LabelRecipe = LabelRecipe()
     seeds: int = Field(default=3, ge=1)
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     methods: dict[str, list[dict[str, Any]]] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_task(cls, value: Any) -> Any:
+        """What `data` may say, and the objective of a recipe that names none, are the task's."""
+        if not isinstance(value, Mapping):
+            return value
+        name = value.get("task", IMAGE_CLASSIFICATION.name)
+        if name not in TASKS:
+            raise LimbeckError(f"task: unknown task {name!r}{nearest(str(name), TASKS)}")
+        task, given = TASKS[name], dict(value)
+        if isinstance(given.get("data"), Mapping):
+            try:
+                given["data"] = task.settings.model_validate(dict(given["data"]))
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise LimbeckError(_message({**first, "loc": ("data", *first["loc"])}, task)) from None
+            given.setdefault("terms", [dict(term) for term in task.terms(given["data"])])
+        return given
+
+    @model_validator(mode="after")
+    def _teachers_of_its_task(self) -> Recipe:
+        for index, teacher in enumerate(self.teacher):
+            for key in sorted(TEACHER_KEYS - self.kind.teacher_keys):
+                if getattr(teacher, key) is not None:
+                    raise LimbeckError(f"teacher.{index}.{key}: is not of the task {self.task}; leave it out")
+        if self.on_policy is not None and self.task != LANGUAGE_MODELLING.name:
+            raise LimbeckError(f"on_policy: is of language models; the task is {self.task}")
+        if self.sequence_level is not None and self.task != TRANSLATION.name:
+            raise LimbeckError(f"sequence_level: is of translations; the task is {self.task}")
+        return self
+
+    @property
+    def kind(self) -> Task:
+        """The recipe's task."""
+        return TASKS[self.task]
 
     @field_validator("teacher", mode="before")
     @classmethod
@@ -260,22 +320,6 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*/*.yaml"))}
 
 
-def expected_preprocessing(teacher: TeacherRecipe, given: Preprocessing) -> Preprocessing | None:
-    """How the teacher wants its pixels according to the recipe; None where the recipe says nothing."""
-    if teacher.normalize is None and teacher.size is None:
-        return None
-    size = (teacher.size, teacher.size) if teacher.size is not None else given.size
-    if teacher.normalize is None:
-        return dataclasses.replace(given, size=size)
-    if isinstance(teacher.normalize, str):
-        mean, std = NORMALIZATIONS[teacher.normalize]
-    else:
-        mean, std = teacher.normalize.mean, teacher.normalize.std
-    if len(mean) != len(std) or len(mean) not in (1, 3):
-        raise LimbeckError(f"teacher.normalize: mean and std need 1 or 3 values each, got {len(mean)} and {len(std)}")
-    return Preprocessing(size=size, channels=len(mean), mean=mean, std=std)
-
-
 def _find(source: str) -> Path:
     path = Path(source)
     if path.is_file():
@@ -289,9 +333,10 @@ def _find(source: str) -> Path:
 
 
 def _at(data: Mapping[str, Any], path: str) -> Any:
+    """What is at a dotted path; None where a task has no such key."""
     place: Any = data
     for key in path.split("."):
-        place = place[key]
+        place = place.get(key)
     return place
 
 
@@ -332,25 +377,28 @@ def _validated(data: Mapping[str, Any], where: str) -> Recipe:
         raise LimbeckError(f"{where}: {'; '.join(list(messages)[:3])}") from None
 
 
-def _message(error: Any) -> str:
+def _message(error: Any, task: Task | None = None) -> str:
     """One clause for a pydantic error: where, what, and the nearest key for an unknown one."""
     place = [str(part) for part in error["loc"]]
     path = ".".join(place)
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{path}: unknown key{nearest(place[-1], _known_keys(place[:-1]))}"
+        return f"{path}: unknown key{nearest(place[-1], _known_keys(place[:-1], task))}"
     if error["type"] == "missing":
         return f"{path}: missing"
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "value_error":  # limbeck's own, which say where and what they got
-        return message if message.startswith((f"{place[0]}.", path)) else f"{path}: {message}"
+        named = not place or message.startswith((f"{place[0]}.", path))
+        return message if named else f"{path}: {message}"
     return f"{path}: {message[0].lower()}{message[1:]}, got {error['input']!r:.80}"
 
 
-def _known_keys(place: Sequence[str]) -> list[str]:
+def _known_keys(place: Sequence[str], task: Task | None) -> list[str]:
     """The keys that a recipe may have at a place."""
     known: dict[str, type[BaseModel | TrainConfig]] = {
-        "": Recipe, "data": DataRecipe, "teacher": TeacherRecipe, "student": StudentRecipe, "train": TrainConfig,
+        "": Recipe, "data": (task or IMAGE_CLASSIFICATION).settings, "teacher": TeacherRecipe,
+        "student": StudentRecipe, "train": TrainConfig,
         "normalize": NormalizeRecipe, "label": LabelRecipe, "assistants": AssistantRecipe, "start": StartRecipe,
+        "on_policy": OnPolicyRecipe, "sequence_level": SequenceRecipe,
     }  # fmt: skip
     named = [part for part in place if not part.isdigit()]
     model = known.get(named[-1] if named else "", Recipe)

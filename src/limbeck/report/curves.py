@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
+from limbeck.measures import MEASURES, Measure
 from limbeck.report.details import Curve, Details, Reliability
 from limbeck.report.groups import Group
 from limbeck.report.svg import INK, SMALL, Picture, colour_of, draw, logarithmic, short
@@ -20,28 +21,37 @@ FEWEST_SAMPLES = 10
 Histories = list[list[dict[str, float | None]]]
 
 
-def learning_curves(found: Sequence[tuple[Group, list[Details]]]) -> list[Picture]:
-    """Evaluation accuracy, the loss, and each term over the steps: the mean of the seeds and their range."""
+def learning_curves(found: Sequence[tuple[Group, list[Details]]], measure: Measure) -> list[Picture]:
+    """A measure of validation, the loss, and each term over the steps: the mean of the seeds and their range."""
     histories = [(group, [d.history for d in details if d.history]) for group, details in found]
     keys = dict.fromkeys(key for _, seeds in histories for seed in seeds for entry in seed for key in entry)
+    # Where a training was not evaluated by what decides, which may take long, another measure must do.
+    evaluated = [each for each in (measure, *MEASURES.values()) if f"eval_{each.key}" in keys]
+    measure = evaluated[0] if evaluated else measure
     terms = [key for key in keys if key.startswith("term/")]
     pictures = []
-    for key in ["eval_accuracy", "loss", *terms]:
+    for key in [f"eval_{measure.key}", "loss", *terms]:
         if key in keys:
-            picture = _learning_curve(key, histories)
+            picture = _learning_curve(key, histories, measure)
             if picture is not None:
                 pictures.append(picture)
     return pictures
 
 
-def _learning_curve(key: str, histories: list[tuple[Group, Histories]]) -> Picture | None:
+def _learning_curve(key: str, histories: list[tuple[Group, Histories]], measure: Measure) -> Picture | None:
     lines = [(group, *over_seeds(seeds, key)) for group, seeds in histories]
     lines = [line for line in lines if len(line[1]) > 1]
     if not lines:
         return None
-    accuracy = key == "eval_accuracy"
-    scale = 100.0 if accuracy else 1.0
-    name = "Evaluation accuracy" if accuracy else "Loss" if key == "loss" else f"Term “{key.removeprefix('term/')}”"
+    evaluated = key == f"eval_{measure.key}"
+    scale = measure.factor if evaluated else 1.0
+    name = (
+        f"Evaluation {measure.title}"
+        if evaluated
+        else "Loss"
+        if key == "loss"
+        else f"Term “{key.removeprefix('term/')}”"
+    )
 
     def paint(axes: Axes) -> None:
         for group, steps, mean, low, high in lines:
@@ -56,12 +66,12 @@ def _learning_curve(key: str, histories: list[tuple[Group, Histories]]) -> Pictu
             axes.fill_between(steps, scale * low, scale * high, color=colour, alpha=0.18, linewidth=0)
         lowest = min(float(line[3].min()) for line in lines)
         highest = max(float(line[4].max()) for line in lines)
-        if not accuracy and lowest > 0 and highest / lowest > LOG_SPAN:
+        if not evaluated and lowest > 0 and highest / lowest > LOG_SPAN:
             logarithmic(axes, "y")
         axes.set_xlabel("step")
-        axes.set_ylabel("accuracy, %" if accuracy else "before its weight" if key != "loss" else "loss")
+        axes.set_ylabel(measure.heading if evaluated else "before its weight" if key != "loss" else "loss")
         axes.margins(x=0.02)
-        if accuracy:
+        if evaluated and measure.share:
             axes.set_ylim(top=min(axes.get_ylim()[1], 101.0))
         axes.legend()
 

@@ -68,19 +68,23 @@ class Details(BaseModel):
 
 
 class Example(BaseModel):
-    """A test sample with both answers. `png` is base64; confidences are probabilities."""
+    """A test sample, a picture (`png` in base64) or a text, with both answers. Confidences are probabilities; an answer
+    that is not `judged` is neither right nor wrong, as a translation."""
 
-    png: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]+=*$")]
+    png: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]+=*$")] | None = None
+    text: str = ""
     label: str
     teacher: str
-    teacher_confidence: float
+    teacher_confidence: float | None = None
     student: str
-    student_confidence: float
+    student_confidence: float | None = None
+    judged: bool = True
 
 
 class Examples(BaseModel):
-    """What the student lost against the teacher, kept and won."""
+    """What the student lost against the teacher, kept and won; or where the two differ most."""
 
+    differing: list[Example] = []
     lost: list[Example] = []
     kept: list[Example] = []
     won: list[Example] = []

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from limbeck.measures import Measure
 from limbeck.metrics import mean_std
+from limbeck.report.words import main_measure
 from limbeck.results import Results, Row
 
 Kind = Literal["metrics", "size", "latency", "cost"]
@@ -93,15 +95,16 @@ def pictured_groups(results: Results) -> list[Group]:
     """The main groups that figures show, each with its colour: all, or of a comparison of methods plain KD and the best
     few."""
     groups, methods = main_groups(results), compared(results)
-    kept = {"kd", *(group.name for group in ranked(g for g in groups if g.name in methods)[:BEST])}
+    best = ranked((g for g in groups if g.name in methods), main_measure(results))[:BEST]
+    kept = {"kd", *(group.name for group in best)}
     groups = [group for group in groups if group.name not in methods or group.name in kept]
     others = [group.name for group in groups if group.role not in (*ROLES, "kd")]
     return [replace(g, hue=others.index(g.name)) if g.name in others else g for g in groups]
 
 
-def ranked(groups: Iterable[Group]) -> list[Group]:
-    """The most accurate first; those without an accuracy last."""
-    return sorted(groups, key=lambda group: -(group.mean("metrics", "accuracy") or 0.0))
+def ranked(groups: Iterable[Group], measure: Measure) -> list[Group]:
+    """The best by a measure first; those without it last."""
+    return sorted(groups, key=lambda group: -measure.rank(group.mean("metrics", measure.key)))
 
 
 def find(groups: list[Group], role: str, setting: str = "") -> Group | None:

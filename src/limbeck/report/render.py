@@ -18,13 +18,13 @@ from limbeck.report.agreement import agreement_curves, agreement_sentences, agre
 from limbeck.report.confusion import Pair, class_lines, difference_figure, rates, top_pairs
 from limbeck.report.curves import learning_curves, precision_recall, reliability
 from limbeck.report.details import Book, Details
-from limbeck.report.groups import Group, compared, find, main_groups, pictured_groups
-from limbeck.report.methods import COLUMNS, standing_figure, standing_table
+from limbeck.report.groups import Group, compared, main_groups, pictured_groups
+from limbeck.report.methods import standing_columns, standing_figure, standing_table
 from limbeck.report.svg import Picture, with_unique_ids
 from limbeck.report.table import scaled, table
 from limbeck.report.tradeoffs import COSTS, TRAINING, tradeoffs
-from limbeck.report.verdict import claim_for, teacher_of, verdict
-from limbeck.report.words import SIGNIFICANCE, p_value, signed_points
+from limbeck.report.verdict import alone_of, claim_for, teacher_of, verdict
+from limbeck.report.words import SIGNIFICANCE, main_measure, p_value, signed
 from limbeck.results import Results
 
 Found = list[tuple[Group, list[Details]]]
@@ -61,7 +61,7 @@ def render(results: Results, folder: Path) -> str:
     the same page. Raises LimbeckError where a details file is there and broken.
     """
     groups = pictured_groups(results)
-    methods = compared(results)
+    methods, measure = compared(results), main_measure(results)
     book = Book(folder)
     found: Found = [(group, book.of(group)) for group in groups]
     columns, lines = table(results)
@@ -80,15 +80,16 @@ def render(results: Results, folder: Path) -> str:
         "verdicts": verdict(results),
         "tiles": _tiles(results, groups),
         "standings": standing_table(results),
-        "standing_columns": COLUMNS,
+        "standing_columns": standing_columns(results),
         "standing_figure": standing_figure(results),
         "others": len(main_groups(results)) - len(groups),
         "columns": columns,
         "lines": lines,
         # Methods of one student differ in what training costs, and in nothing else.
-        "tradeoffs": tradeoffs(groups, [TRAINING] if methods else COSTS),
+        "measure": measure.title,
+        "tradeoffs": tradeoffs(groups, measure, [TRAINING] if methods else COSTS),
         "measured_on": _measured_on(groups),
-        "learning": learning_curves(found),
+        "learning": learning_curves(found, measure),
         "agreements": agreements(found),
         "agreement_curves": agreement_curves(found),
         "agreement_sentences": agreement_sentences(agreements(found)),
@@ -139,22 +140,23 @@ def _tiles(results: Results, groups: list[Group]) -> list[Tile]:
         return []
     teacher = teacher_of(groups, student)
     tiles = []
-    accuracy = student.mean("metrics", "accuracy")
-    reference = teacher.mean("metrics", "accuracy") if teacher else None
-    if accuracy is not None:
-        note = "" if reference is None else f"teacher {100 * reference:.1f} %"
-        tiles.append(Tile("Accuracy", f"{100 * accuracy:.1f} %", note))
+    measure = main_measure(results)
+    value = student.mean("metrics", measure.key)
+    reference = teacher.mean("metrics", measure.key) if teacher else None
+    if value is not None:
+        note = "" if reference is None else f"teacher {measure.text(reference)}"
+        tiles.append(Tile(measure.name, measure.text(value), note))
     claim = claim_for(results, student)
-    alone = find(groups, "alone", student.setting)
-    base = alone.mean("metrics", "accuracy") if alone else None
+    alone = alone_of(groups, student)
+    base = alone.mean("metrics", measure.key) if alone else None
     if claim is not None:
         seeds = f"{claim.seeds} seeds" if claim.seeds != 1 else "one seed"
         tested = "nothing claimed" if claim.p is None else p_value(claim.p)
         if claim.p is not None and claim.p >= SIGNIFICANCE:
             tested += ", not significant"
-        tiles.append(Tile("Against alone", signed_points(claim.mean_a - claim.mean_b), f"{tested}, {seeds}"))
-    elif accuracy is not None and base is not None:
-        tiles.append(Tile("Against alone", signed_points(accuracy - base), "nothing claimed"))
+        tiles.append(Tile("Against alone", signed(measure, claim.mean_a - claim.mean_b), f"{tested}, {seeds}"))
+    elif value is not None and base is not None:
+        tiles.append(Tile("Against alone", signed(measure, value - base), "nothing claimed"))
     parameters = student.mean("size", "parameters")
     if parameters is not None:
         large = teacher.mean("size", "parameters") if teacher else None
@@ -188,7 +190,7 @@ def _changes(found: Found) -> list[Change]:
     student = next((group for group in groups if group.role == "distilled"), None)
     if student is None:
         return []
-    others = [find(groups, "alone", student.setting), teacher_of(groups, student)]
+    others = [alone_of(groups, student), teacher_of(groups, student)]
     details = {group.name: of_group for group, of_group in found}
     of_student, names = rates(details[student.name]), _classes(details[student.name])
     changes = []

@@ -9,8 +9,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from limbeck.measures import MEASURES
 from limbeck.metrics import mean_std
 from limbeck.report.groups import Group, Kind, all_groups
+from limbeck.report.words import main_measure
 from limbeck.results import Results
 
 Format = Callable[[float, float | None], str]
@@ -68,13 +70,17 @@ class Column:
 
 
 COLUMNS = (
-    Column("metrics", "accuracy", "accuracy, %", "↑", "share of test samples answered rightly", _percent),
-    Column("metrics", "top5", "top-5, %", "↑", "share with the truth among the first five answers", _percent),
-    Column("metrics", "macro_f1", "macro-F1, %", "↑", "F1 averaged over classes, rare ones as much", _percent),
-    Column("metrics", "nll", "NLL", "↓", "negative log-likelihood of the truth, nats", _plain),
-    Column("metrics", "ece", "ECE, %", "↓", "expected calibration error, 15 bins", _percent),
-    Column("metrics", "agreement", "agreement, %", "↑", "share answered as the teacher answers", _percent),
-    Column("metrics", "teacher_kl", "KL", "↓", "KL(teacher ‖ student), nats", _plain),
+    *(
+        Column(
+            "metrics",
+            each.key,
+            each.heading,
+            "↓" if each.lower else "↑",
+            each.meaning,
+            _percent if each.share else _plain,
+        )
+        for each in MEASURES.values()
+    ),
     Column("size", "parameters", "parameters", "↓", "trained numbers in the model", scaled),
     Column("size", "bytes", "size", "↓", "bytes of the weights", _bytes),
     Column("size", "flops", "FLOPs", "↓", "floating-point operations a sample", scaled),
@@ -106,14 +112,15 @@ def table(results: Results) -> tuple[list[Column], list[Line]]:
     return columns, [Line(group, tuple(column.cell(group) for column in columns)) for group in groups]
 
 
-TERMINAL = ("accuracy", "agreement", "parameters", "p50")
-"""The columns that fit a terminal; the page has all of them."""
+TERMINAL = ("agreement", "parameters", "p50")
+"""The columns that fit a terminal beside the one that decides; the page has all of them."""
 
 
 def terminal_table(results: Results) -> Table:
     """A line for each model and checkpoint, the columns that a terminal has room for; mean ± deviation over seeds."""
     columns, lines = table(results)
-    shown = [index for index, column in enumerate(columns) if column.key in TERMINAL]
+    keys = (main_measure(results).key, *TERMINAL)
+    shown = [index for index, column in enumerate(columns) if column.key in keys]
     view = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     view.add_column("model", overflow="fold")  # where there is no room a name breaks, a number never
     for index in shown:

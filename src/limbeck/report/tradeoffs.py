@@ -8,6 +8,7 @@ from functools import partial
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from limbeck.measures import Measure
 from limbeck.metrics import mean_std
 from limbeck.report.groups import Group, Kind
 from limbeck.report.svg import MEDIUM, Picture, colour_of, draw, logarithmic
@@ -27,25 +28,26 @@ MARKERS = ("o", "s", "^", "D", "v")
 LABEL_GAP = 0.075
 
 
-def tradeoffs(groups: list[Group], costs: Sequence[Cost] = COSTS) -> list[Picture]:
-    """Accuracy against parameters, bytes and latency, or other costs, each where at least two models have both."""
+def tradeoffs(groups: list[Group], measure: Measure, costs: Sequence[Cost] = COSTS) -> list[Picture]:
+    """A measure against parameters, bytes and latency, or other costs, each where at least two models have both."""
     pictures = []
     for kind, key, factor, name, unit in costs:
         figure = EngFormatter(unit, places=1)
-        shown = [g for g in groups if g.values("metrics", "accuracy") and g.values(kind, key)]
+        shown = [g for g in groups if g.values("metrics", measure.key) and g.values(kind, key)]
         if len(shown) < 2:
             continue
         points = [factor * (g.mean(kind, key) or 0.0) for g in shown]
         text = "; ".join(
-            f"{g.label} {100 * (g.mean('metrics', 'accuracy') or 0):.1f} % at {figure(x)}"
+            f"{g.label} {measure.text(g.mean('metrics', measure.key) or 0.0)} at {figure(x)}"
             for g, x in zip(shown, points, strict=True)
         )
-        svg = draw(partial(_scatter, groups=shown, xs=points, name=name, unit=unit), MEDIUM)
-        pictures.append(Picture(f"Accuracy against {name}", f"Accuracy against {name}: {text}.", svg))
+        svg = draw(partial(_scatter, groups=shown, measure=measure, xs=points, name=name, unit=unit), MEDIUM)
+        title = f"{measure.name} against {name}"
+        pictures.append(Picture(title, f"{title}: {text}.", svg))
     return pictures
 
 
-def _scatter(axes: Axes, groups: list[Group], xs: list[float], name: str, unit: str) -> None:
+def _scatter(axes: Axes, groups: list[Group], measure: Measure, xs: list[float], name: str, unit: str) -> None:
     if min(xs) > 0 and max(xs) / min(xs) > 4:
         logarithmic(axes, "x")
     else:
@@ -53,7 +55,7 @@ def _scatter(axes: Axes, groups: list[Group], xs: list[float], name: str, unit: 
     settings = list(dict.fromkeys(group.setting for group in groups))
     heights = []
     for group, x in zip(groups, xs, strict=True):
-        mean, std = mean_std([100 * v for v in group.values("metrics", "accuracy")])
+        mean, std = mean_std([measure.factor * v for v in group.values("metrics", measure.key)])
         heights.append(mean)
         axes.errorbar(
             x,
@@ -65,10 +67,11 @@ def _scatter(axes: Axes, groups: list[Group], xs: list[float], name: str, unit: 
             elinewidth=1,
         )
     axes.margins(x=0.28, y=0.18)
-    axes.set_ylim(top=min(axes.get_ylim()[1], 101.0))
+    if measure.share:
+        axes.set_ylim(top=min(axes.get_ylim()[1], 101.0))
     axes.xaxis.set_major_formatter(EngFormatter(unit))
     axes.set_xlabel(name)
-    axes.set_ylabel("accuracy, %")
+    axes.set_ylabel(measure.heading)
     _label(axes, groups, xs, heights)
 
 

@@ -1,8 +1,9 @@
 """Data by name, and views that are a pure function of (seed, view, sample id)."""
 
+from limbeck.sources.augment import build_augmentation
 from limbeck.sources.collate import collate_samples
 from limbeck.sources.ids import ids_of
-from limbeck.sources.images import ImageSet
+from limbeck.sources.images import ImageSet, Prepared
 from limbeck.sources.mixing import CutMix, Mixing, Mixup
 from limbeck.sources.names import Data, load
 from limbeck.sources.places import data_root
@@ -16,7 +17,9 @@ __all__ = [
     "ImageSet",
     "Mixing",
     "Mixup",
+    "Prepared",
     "as_training_data",
+    "build_augmentation",
     "collate_samples",
     "data_root",
     "describe",

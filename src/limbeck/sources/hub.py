@@ -41,7 +41,8 @@ class ArrowColumn:
         return f"{self.what}, row {row}, column {self.column!r}"
 
 
-def _load(name: str) -> dict[str, datasets.Dataset]:
+def load_splits(name: str) -> dict[str, datasets.Dataset]:
+    """The splits of a data set by their names here. Raises LimbeckError where it cannot be loaded or has no train."""
     path = Path(name).expanduser()
     saved = (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
     try:
@@ -122,7 +123,7 @@ def read(name: str, size: int | None, image_column: str | None, label_column: st
     Raises LimbeckError when it cannot be loaded, a column is not clear, or an image or label is broken.
     """
     where = f"datasets:{name}"
-    parts = _load(name)
+    parts = load_splits(name)
     features = parts["train"].features
     image, label = _image_column(features, image_column, where), _label_column(features, label_column, where)
     labels, classes = _labels(parts, label, where)

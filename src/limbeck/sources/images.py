@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import SupportsIndex
+from dataclasses import asdict
+from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +22,14 @@ from limbeck.types import UNLABELLED, Preprocessing
 
 def _shared_zero() -> Tensor:
     return torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-any-return]
+
+
+@runtime_checkable
+class Prepared(Protocol):
+    """A split that knows how its samples reach a model."""
+
+    def prepared_as(self) -> dict[str, Any]:
+        """The preparation as plain values: two splits that say the same give the same for one sample."""
 
 
 class ImageSet(Dataset[dict[str, Tensor]]):
@@ -113,6 +122,11 @@ class ImageSet(Dataset[dict[str, Tensor]]):
     def set_epoch(self, epoch: int) -> None:
         """Changes the view, in worker processes as well. A set without augmentation is the same in every epoch."""
         self._epoch.fill_(epoch)
+
+    def prepared_as(self) -> dict[str, Any]:
+        """How the pixels are prepared, as plain values."""
+        plain = asdict(self.preprocessing)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
     @property
     def view_count(self) -> int | None:

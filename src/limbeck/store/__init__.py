@@ -10,6 +10,7 @@ from limbeck.store.codecs import (
     HeadStates,
     Items,
     SampledLogits,
+    Sequences,
     TopKLogits,
     codec_of,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "Plan",
     "Records",
     "SampledLogits",
+    "Sequences",
     "SignalPlan",
     "StoreWriter",
     "TopKLogits",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from limbeck.checks import LimbeckError, nearest
 from limbeck.content import mixed
 from limbeck.losses import METHODS, Loss
-from limbeck.store.packing import pack_ascending, pack_ids, pack_log, unpack_ascending, unpack_ids, unpack_log
+from limbeck.store.packing import NOTHING, pack_ascending, pack_ids, pack_log, unpack_ascending, unpack_ids, unpack_log
 from limbeck.types import LinearHead, Sampled, Target, TopK, dense_logits
 
 Columns = dict[str, Tensor]
@@ -229,8 +229,8 @@ class HeadStates(Codec):
         """2 bytes a number of the hidden state."""
         if not isinstance(values, LinearHead):
             raise LimbeckError(
-                "codec 'hidden' keeps the states before a causal language model's head, and this teacher gives plain "
-                "logits; use dense, top-k or sampled"
+                "codec 'hidden' keeps the states before a language model's head, and this teacher gives plain logits; "
+                "use dense, top-k or sampled"
             )
         return Features().encode(values.hidden, items)
 
@@ -254,8 +254,53 @@ class HeadStates(Codec):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Sequences(Codec):
+    """What a teacher writes of a sample: the tokens of its hypotheses, best first.
+
+    `vocabulary` is how many tokens there are, `settings` are those of the decoding, by which the manifest tells one
+    store from another.
+    """
+
+    name: ClassVar[str] = "sequences"
+    kind: ClassVar[type] = Tensor
+    describes_logits: ClassVar[bool] = False
+
+    vocabulary: int = NOTHING
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end a hypothesis."""
+        given = self.settings.get("eos_token_id")
+        return () if given is None else tuple(given) if isinstance(given, Sequence) else (given,)
+
+    def encode(self, values: Tensor | LinearHead, items: Items) -> Columns:
+        """2 bytes a token (4 above 65,535) of (items, beams, length) int64, -1 behind the last of a hypothesis."""
+        if not isinstance(values, Tensor) or values.is_floating_point() or values.dim() != 3:
+            raise LimbeckError(
+                "codec 'sequences' keeps the tokens that limbeck.generation.generate makes; keep what a model gives "
+                "for a batch with another codec"
+            )
+        flat = values.flatten(1).cpu()
+        if self.vocabulary > NOTHING:
+            return {"tokens": flat.int()}
+        return {"tokens": flat.masked_fill(flat < 0, NOTHING).to(torch.uint16)}
+
+    def decode(self, columns: Columns, shape: tuple[int, ...], constants: Columns) -> Target:
+        """What was encoded, (items, beams, length) int64."""
+        tokens = columns["tokens"].long().view(-1, *shape)
+        return tokens.masked_fill(tokens == NOTHING, -1) if self.vocabulary <= NOTHING else tokens
+
+    def refuses(self, loss: Loss) -> str:
+        return (
+            f"the loss {loss.name!r} compares what models give for a batch, and the codec 'sequences' keeps what a "
+            "teacher writes; learn it as targets, by limbeck.sequences.sequence_targets"
+        )
+
+
 CODECS: dict[str, type[Codec]] = {
-    codec.name: codec for codec in (DenseLogits, TopKLogits, SampledLogits, Features, HeadStates)
+    codec.name: codec for codec in (DenseLogits, TopKLogits, SampledLogits, Features, HeadStates, Sequences)
 }
 
 

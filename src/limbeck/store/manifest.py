@@ -15,8 +15,9 @@ from limbeck.store.codecs import Codec, codec_of
 
 MANIFEST, PLAN, FORMAT = "manifest.json", "plan.json", "limbeck-labels/2"
 
-Per = Literal["sample", "token", "next-token"]
-"""What a signal has a row for: a sample, a token of its text, or a token from which the next is predicted."""
+Per = Literal["sample", "token", "next-token", "decoder-token"]
+"""What a signal has a row for: a sample, a token of its text, a token from which the next is predicted, or a token of
+its target."""
 
 
 @dataclass(frozen=True, slots=True)

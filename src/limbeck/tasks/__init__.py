@@ -2,8 +2,32 @@
 
 from __future__ import annotations
 
-from limbeck.tasks.image_classification import IMAGE_CLASSIFICATION, ImageClassification
+from limbeck.tasks.classification import Classified
+from limbeck.tasks.image_classification import IMAGE_CLASSIFICATION
+from limbeck.tasks.language_modelling import LANGUAGE_MODELLING
+from limbeck.tasks.question_answering import QUESTION_ANSWERING
+from limbeck.tasks.task import Opening, Predict, Predicted, Say, Settings, Task, TaskData
+from limbeck.tasks.text_classification import TEXT_CLASSIFICATION
+from limbeck.tasks.translation import TRANSLATION
 
-TASKS = {IMAGE_CLASSIFICATION.name: IMAGE_CLASSIFICATION}
+TASKS = {
+    task.name: task
+    for task in (IMAGE_CLASSIFICATION, TEXT_CLASSIFICATION, TRANSLATION, QUESTION_ANSWERING, LANGUAGE_MODELLING)
+}
 
-__all__ = ["IMAGE_CLASSIFICATION", "TASKS", "ImageClassification"]
+__all__ = [
+    "IMAGE_CLASSIFICATION",
+    "LANGUAGE_MODELLING",
+    "QUESTION_ANSWERING",
+    "TASKS",
+    "TEXT_CLASSIFICATION",
+    "TRANSLATION",
+    "Classified",
+    "Opening",
+    "Predict",
+    "Predicted",
+    "Say",
+    "Settings",
+    "Task",
+    "TaskData",
+]

@@ -1,114 +1,193 @@
-"""Image classification: predictions, metrics, and the pictures worth looking at."""
+"""Image classification: its data and views, and the pictures worth looking at."""
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
+import timm
 import torch
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
-from transformers import EvalPrediction
 
-from limbeck.checks import LimbeckError, labels_in_range
-from limbeck.metrics import classification_details, classification_metrics, disagreements, fidelity
-from limbeck.models import forward_of
-from limbeck.sources import ImageSet, collate_samples
-from limbeck.types import UNLABELLED, Batch, Signal
+from limbeck.checks import LimbeckError, nearest
+from limbeck.metrics import disagreements
+from limbeck.models import Shape, forward_of
+from limbeck.sources import Data, ImageSet, build_augmentation, describe, load
+from limbeck.sources.splits import labelled_mask
+from limbeck.store import LabelStore
+from limbeck.tasks.classification import SOFTENED, Classified, predict, quick_metrics
+from limbeck.tasks.stored_views import prepared_as_labelled, viewed_as_labelled
+from limbeck.tasks.task import Opening, Settings, Task, kept_labels
+from limbeck.teachers import Adapter, adapter
+from limbeck.types import UNLABELLED, Preprocessing
 
 EXAMPLES = 12
 
-
-@dataclass(frozen=True, slots=True)
-class ImageClassification:
-    """What a run needs to know of the task."""
-
-    name: str
-    main_metric: str
-    predict: Callable[..., tuple[Tensor, Tensor]]
-    metrics: Callable[[Tensor, Tensor], dict[str, float]]
-    fidelity: Callable[[Tensor, Tensor, Tensor], dict[str, float]]
-    details: Callable[..., dict[str, Any]]
-    examples: Callable[..., dict[str, Any]]
-    training_metrics: Callable[[EvalPrediction], dict[str, float]]
+NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
 
 
-def predict(
-    read: nn.Module | Callable[[Batch], Signal],
-    dataset: Dataset[Any],
-    *,
-    batch_size: int = 256,
-    label: str = "predicting",
-    workers: int = 0,
-    collate: Callable[[Any], Any] = collate_samples,
-) -> tuple[Tensor, Tensor]:
-    """Logits (samples, classes) float32 and labels (samples,) of a whole split, on the CPU, in its order.
+class ImageSettings(Settings):
+    """Which pictures, and how much of them is labelled.
 
-    `read` is a module, which is moved to the GPU if there is one and put in eval mode, or a teacher.
+    `labelled` keeps the labels of that many training samples (an integer: samples; below 1: a share; `all`).
+    `augment` is `none`, `crop`, `crop-flip`, or a list of torchvision.transforms.v2 names with their options.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if isinstance(read, nn.Module):
-        read = forward_of(read.to(device).eval())
-    loader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate, num_workers=workers)
-    logits, labels = [], []
-    with torch.inference_mode():
-        for batch in tqdm(loader, desc=label, leave=False, disable=None):
-            # Without the labels: a teacher that weighs others by them would be measured with the answers in its hand.
-            moved = {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
-            logits.append(read(moved)["logits"].float().cpu())
-            labels.append(batch["labels"])
-    if not logits:
-        raise LimbeckError(f"{label}: the split is empty; there is nothing to predict")
-    scores, truth = torch.cat(logits), torch.cat(labels)
-    if scores.dim() != 2:
-        raise LimbeckError(
-            f"{label}: the model gives logits of shape {tuple(scores.shape)}; image classification needs "
-            "(batch, classes)"
-        )
-    if not truth.is_floating_point():
-        labels_in_range(truth, scores.shape[1], label)
-    return scores, truth
+
+    size: int | None = Field(default=None, ge=1)
+    labelled: Any = "all"
+    validation: float = Field(default=0.1, gt=0, lt=1)
+    augment: Any = "none"
+    image_column: str | None = None
+    label_column: str | None = None
+
+    @field_validator("labelled")
+    @classmethod
+    def _count(cls, value: Any) -> int | float | str:
+        return kept_labels(value)
+
+    @field_validator("augment")
+    @classmethod
+    def _augment(cls, value: Any) -> Any:
+        build_augmentation(value, 8, "data.augment")
+        return value
 
 
-def examples(
-    dataset: ImageSet, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, count: int = EXAMPLES
-) -> dict[str, Any]:
+class NormalizeRecipe(BaseModel):
+    """Channel means and standard deviations of pixels in 0…1."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def expected_preprocessing(
+    normalize: str | NormalizeRecipe | None, size: int | None, given: Preprocessing
+) -> Preprocessing | None:
+    """How a teacher wants its pixels according to its recipe; None where that says nothing.
+
+    Raises:
+        LimbeckError: mean and std are not of as many channels, or the normalisation is not known.
+    """
+    if normalize is None and size is None:
+        return None
+    pixels = (size, size) if size is not None else given.size
+    if normalize is None:
+        return dataclasses.replace(given, size=pixels)
+    if isinstance(normalize, str):
+        if normalize not in NORMALIZATIONS:
+            hint = nearest(normalize, NORMALIZATIONS)
+            raise LimbeckError(f"teacher.normalize: unknown normalization {normalize!r}{hint}")
+        mean, std = NORMALIZATIONS[normalize]
+    else:
+        mean, std = normalize.mean, normalize.std
+    if len(mean) != len(std) or len(mean) not in (1, 3):
+        raise LimbeckError(f"teacher.normalize: mean and std need 1 or 3 values each, got {len(mean)} and {len(std)}")
+    return Preprocessing(size=pixels, channels=len(mean), mean=mean, std=std)
+
+
+def _load(settings: ImageSettings, opening: Opening) -> Data:
+    """The data, normalised as for its label store where there is one."""
+    data = load(
+        settings.source,
+        size=settings.size,
+        validation=settings.validation,
+        image_column=settings.image_column,
+        label_column=settings.label_column,
+    )
+    return prepared_as_labelled(data, opening.stores, opening.say)
+
+
+def _augmentation(augment: Any, data: Data, where: str) -> tuple[Any, Any]:
+    return build_augmentation(augment, data.train.preprocessing.size[0], where)
+
+
+def _training(settings: ImageSettings, data: Data, seed: int, store: LabelStore | None) -> ImageSet:
+    """Labels hidden as the recipe says, augmented; where the teacher's labels are stored, the views are those that were
+    labelled, in every seed."""
+    split = data.train
+    if settings.labelled != "all":
+        mask = labelled_mask(split.labels.numpy(), split.ids.numpy(), len(data.classes), settings.labelled)
+        split = split.with_labels(mask)
+    view, mixing = _augmentation(settings.augment, data, "data.augment")
+    if store is None:
+        return split.with_view(view, seed).with_mixing(mixing)
+    return viewed_as_labelled(split, view, mixing, store, data)
+
+
+def _teaching(settings: ImageSettings, data: Data, augment: Any) -> ImageSet:
+    augment = settings.augment if augment is None else augment
+    view, mixing = _augmentation(augment, data, "teacher.augment")
+    return data.train.with_view(view, seed=0).with_mixing(mixing)
+
+
+def _labelled(settings: ImageSettings, data: Data, views: int) -> list[ImageSet]:
+    view, mixing = _augmentation(settings.augment, data, "data.augment")
+    count = views if view is not None or mixing is not None else None
+    return [data.train.with_view(view, 0, count=count).with_mixing(mixing), data.test]
+
+
+def _describe(split: ImageSet, data: Data) -> str:
+    return describe(split.labels.numpy(), data.classes).text
+
+
+def _shape(data: Data) -> Shape:
+    given = data.train.preprocessing
+    return Shape(len(data.classes), given.channels, given.size)
+
+
+def _expected(data: Data, said: Mapping[str, Any]) -> Preprocessing | None:
+    """How a teacher wants its pixels: as its recipe says, else its saved folder."""
+    given = data.train.preprocessing
+    return expected_preprocessing(said.get("normalize"), said.get("size"), given) or said.get("preparation")
+
+
+def _teacher_shape(data: Data, said: Mapping[str, Any]) -> Shape:
+    own = _expected(data, said) or data.train.preprocessing
+    return Shape(len(data.classes), own.channels, own.size)
+
+
+def _adapter(data: Data, model: nn.Module | None, said: Mapping[str, Any]) -> Adapter | None:
+    """From the student's pixels to the teacher's: as its recipe says, else its saved folder, else timm."""
+    given, expected = data.train.preprocessing, _expected(data, said)
+    if expected is None and model is not None and str(said.get("model")).startswith("timm:") and said.get("pretrained"):
+        config = timm.data.resolve_model_data_config(model)
+        channels, height, width = config["input_size"]
+        expected = Preprocessing((height, width), channels, tuple(config["mean"]), tuple(config["std"]))
+    return adapter(given, expected)
+
+
+def _validate(module: nn.Module, split: ImageSet, _settings: Any) -> dict[str, float]:
+    return quick_metrics(predict(module, split, label="validation"))
+
+
+def _examples(test: Any, student: Classified, teacher: Classified) -> dict[str, Any] | None:
     """Pictures as base64 PNG, with what teacher and student say: those the student lost, kept and won."""
-    student, teacher = student_logits.softmax(-1), teacher_logits.softmax(-1)
+    if not isinstance(test, ImageSet) or teacher.logits is None or student.logits is None:
+        return None
+    said, taught = student.logits.softmax(-1), teacher.logits.softmax(-1)
 
     def entry(index: int) -> dict[str, Any]:
-        said, taught = int(student[index].argmax()), int(teacher[index].argmax())
-        label = int(labels[index])
+        mine, theirs, label = int(said[index].argmax()), int(taught[index].argmax()), int(student.labels[index])
         return {
-            "png": _png(dataset.pixels(torch.tensor([index]))[0]),
-            "label": dataset.classes[label] if label != UNLABELLED else "",
-            "teacher": dataset.classes[taught],
-            "teacher_confidence": teacher[index, taught].item(),
-            "student": dataset.classes[said],
-            "student_confidence": student[index, said].item(),
+            "png": _png(test.pixels(torch.tensor([index]))[0]),
+            "label": test.classes[label] if label != UNLABELLED else "",
+            "teacher": test.classes[theirs],
+            "teacher_confidence": taught[index, theirs].item(),
+            "student": test.classes[mine],
+            "student_confidence": said[index, mine].item(),
         }
 
-    chosen = disagreements(student_logits, teacher_logits, labels, count)
-    groups = {group: [entry(index) for index in indices] for group, indices in chosen.items()}
-    return {"classes": list(dataset.classes), **groups}
-
-
-def training_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Accuracy and negative log-likelihood (nats) of the labelled samples, cheap enough to ask for often."""
-    logits, labels = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
-    known = labels != UNLABELLED
-    logits, labels = logits[known], labels[known]
-    if len(labels) == 0:
-        return {}
-    return {
-        "accuracy": (logits.argmax(-1) == labels).double().mean().item(),
-        "nll": nn.functional.cross_entropy(logits, labels).item(),
-    }
+    chosen = disagreements(student.logits, teacher.logits, student.labels, EXAMPLES)
+    return {"classes": list(test.classes), **{group: [entry(i) for i in found] for group, found in chosen.items()}}
 
 
 def _png(pixels: Tensor) -> str:
@@ -123,13 +202,26 @@ def _png(pixels: Tensor) -> str:
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-IMAGE_CLASSIFICATION = ImageClassification(
+IMAGE_CLASSIFICATION = Task(
     name="image-classification",
+    settings=ImageSettings,
+    teacher_keys=frozenset({"normalize", "size", "augment"}),
     main_metric="accuracy",
+    claimed=("accuracy", "macro_f1", "nll"),
+    selection=lambda _data: "accuracy",
+    terms=lambda _settings: SOFTENED,
+    load=_load,
+    training=_training,
+    teaching=_teaching,
+    labelled=_labelled,
+    describe=_describe,
+    shape=_shape,
+    seen_by=lambda data, _said: data,
+    teacher_shape=_teacher_shape,
+    adapter=_adapter,
+    preparation=lambda data: data.train.preprocessing,
     predict=predict,
-    metrics=classification_metrics,
-    fidelity=fidelity,
-    details=classification_details,
-    examples=examples,
-    training_metrics=training_metrics,
+    validate=_validate,
+    examples=_examples,
+    run=forward_of,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from limbeck.teachers.adapt import InputAdapter, adapter
+from limbeck.teachers.adapt import Adapter, InputAdapter, adapter
 from limbeck.teachers.base import Teacher
 from limbeck.teachers.ema import Ema
 from limbeck.teachers.ensemble import Ensemble, TeacherLike, as_teacher
@@ -14,6 +14,7 @@ from limbeck.teachers.several import Several
 from limbeck.teachers.stored import Stored, same_inputs, same_teacher
 
 __all__ = [
+    "Adapter",
     "Ema",
     "Ensemble",
     "InputAdapter",

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F
 
 from limbeck.checks import LimbeckError
 from limbeck.types import Batch, Preprocessing
+
+
+class Adapter(Protocol):
+    """Takes a student's batch to the one that a teacher expects. Its `repr` says all that it does: a label store keeps
+    it as a part of the teacher's identity."""
+
+    def __call__(self, batch: Batch) -> Batch: ...
 
 
 class InputAdapter:

@@ -16,7 +16,7 @@ from limbeck.models.layout import (
 )
 from limbeck.shortcuts import SHORTCUTS, known_shortcuts
 from limbeck.taps import SignalReader
-from limbeck.teachers.adapt import InputAdapter
+from limbeck.teachers.adapt import Adapter
 from limbeck.teachers.base import Teacher
 from limbeck.teachers.fingerprint import combined
 from limbeck.teachers.folding import FoldedModel
@@ -39,7 +39,7 @@ class Live(Teacher):
         model: nn.Module,
         *,
         dtype: torch.dtype | None = None,
-        adapt: InputAdapter | None = None,
+        adapt: Adapter | None = None,
         shortcuts: Collection[str] = SHORTCUTS,
     ) -> None:
         self.model = as_module(model).eval()

@@ -10,7 +10,7 @@ import torch
 
 from limbeck.checks import LimbeckError
 from limbeck.taps import LOGITS
-from limbeck.teachers.adapt import InputAdapter
+from limbeck.teachers.adapt import Adapter
 from limbeck.teachers.base import Teacher
 from limbeck.teachers.fingerprint import combined
 from limbeck.types import Batch, Signal
@@ -23,7 +23,7 @@ class Onnx(Teacher):
     logits. A file exported with a fixed batch is run in pieces of that size.
     """
 
-    def __init__(self, path: str | Path, *, adapt: InputAdapter | None = None) -> None:
+    def __init__(self, path: str | Path, *, adapt: Adapter | None = None) -> None:
         self.path = Path(path)
         self._adapt = adapt
         if not self.path.is_file():

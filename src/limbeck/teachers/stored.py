@@ -15,7 +15,7 @@ from limbeck.content import content_ids
 from limbeck.losses import Loss
 from limbeck.store import Items, LabelStore
 from limbeck.teachers.base import Teacher
-from limbeck.tokens import Addresses, TokenPlan
+from limbeck.tokens import LOGITS, Addresses, TokenPlan, seeks_spans
 from limbeck.types import Batch, LinearHead, Signal, Target
 
 CHECKED_FIRST, CHECKED_EVERY = 16, 64
@@ -81,6 +81,8 @@ class Stored(Teacher):
         found = {name: looked_up.read(name, self.store.signals[name].per) for name in self._names}
         if looked_up.incomplete:
             found = self._completed(found, looked_up, here, batch)
+        if isinstance(looked_up, _Texts) and seeks_spans(here) and isinstance(rows := found.get(LOGITS), Tensor):
+            found[LOGITS] = looked_up.whole(rows)
         if here is not batch:
             found = {name: _moved(target, device) for name, target in found.items()}
         tensors = {name: target for name, target in found.items() if isinstance(target, Tensor)}
@@ -167,9 +169,9 @@ class _Texts:
 
     def __init__(self, teacher: Stored, batch: Batch) -> None:
         self._store = teacher.store
-        ids = batch["input_ids"]
+        ids = batch["decoder_input_ids" if "decoder_input_ids" in batch else "input_ids"]
         self._causal = any(signal.per == "next-token" for signal in self._store.signals.values())
-        self._plan = TokenPlan(batch, causal=self._causal)
+        self._plan = TokenPlan(batch, causal=self._causal, spans=False)
         texts = Addresses(batch)
         self._names, self._places = texts.names, texts.places
         if texts.packed:
@@ -194,13 +196,18 @@ class _Texts:
         gone = self.items_absent(name, per)
         return self._store.read_items(name, rows.masked_fill(gone, 0), places.masked_fill(gone, 0))
 
+    def whole(self, rows: Tensor) -> Tensor:
+        """(batch, length, …) from a row a token, 0 at padding: an answer is looked for in its text as a whole."""
+        places = rows.new_zeros(self._names.numel(), *rows.shape[1:])
+        return places.index_copy(0, self._plan.where(LOGITS), rows).view(*self._names.shape, *rows.shape[1:])
+
     def items_absent(self, name: str, per: str) -> Tensor:
         return self.absent if per == "sample" else self._gone.flatten()[self._plan.where(name)]
 
     def live_rows(self, name: str, live: Signal, few: Batch, per: str) -> Target:
         if per == "sample":
             return live.target(name)
-        plan = TokenPlan(few, causal=self._causal)
+        plan = TokenPlan(few, causal=self._causal, spans=False)
         # Of a packed row that holds stored documents as well, only the others.
         wanted = self._gone[self.absent].flatten()
         rows = plan.apply(live).target(name)

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from limbeck.losses.methods.answers import ANSWERS
+from limbeck.losses.methods.cross_tokenizer import CROSS_TOKENIZER
 from limbeck.losses.methods.features import FEATURES
+from limbeck.losses.methods.language import LANGUAGE
 from limbeck.losses.methods.logits import LOGIT_METHODS
 from limbeck.losses.methods.method import Method
 from limbeck.losses.methods.relations import RELATIONS
 from limbeck.losses.methods.transformers import TRANSFORMERS
 
-METHODS: tuple[Method, ...] = (*ANSWERS, *LOGIT_METHODS, *FEATURES, *RELATIONS, *TRANSFORMERS)
+METHODS: tuple[Method, ...] = (
+    *ANSWERS,
+    *LOGIT_METHODS,
+    *LANGUAGE,
+    *CROSS_TOKENIZER,
+    *FEATURES,
+    *RELATIONS,
+    *TRANSFORMERS,
+)
 
 __all__ = ["METHODS", "Method"]

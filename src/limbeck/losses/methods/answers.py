@@ -7,6 +7,7 @@ from limbeck.losses.dist import DIST
 from limbeck.losses.features import FeatureMSE
 from limbeck.losses.methods.method import Method
 from limbeck.losses.multilabel import SigmoidKD
+from limbeck.losses.regression import SupervisedMSE
 from limbeck.losses.response import KD, GeneralizedJSD, LogitMSE, ReverseKL, SkewKL, SkewReverseKL
 from limbeck.losses.standardize import Standardized
 from limbeck.losses.supervised import Supervised, SupervisedBCE
@@ -166,5 +167,16 @@ ANSWERS: tuple[Method, ...] = (
         weight=1.0,
         supervised_weight=0.0,
         weights="alone; 0.1 beside SigmoidKD",
+    ),
+    Method(
+        module=SupervisedMSE,
+        family="labels",
+        needs="labels that are numbers",
+        says="the mean squared difference of prediction and label",
+        paper="textbook",
+        arxiv="",
+        weight=1.0,
+        supervised_weight=0.0,
+        weights="alone; beside LogitMSE as for two teachers",
     ),
 )

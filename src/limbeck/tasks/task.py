@@ -1,0 +1,164 @@
+"""What a run needs to know of a task: one frozen record of functions, and the words that these share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from limbeck.checks import LimbeckError
+from limbeck.measures import Measure, measure_of
+from limbeck.models import Shape, TextShape
+from limbeck.store import LabelStore
+from limbeck.teachers import Adapter
+from limbeck.types import Batch
+
+Say = Callable[[str], None]
+
+
+class Settings(BaseModel):
+    """What a recipe's `data` may say; each task has its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What the loading of data may depend on beside its settings: the label stores that there are, the models that
+    teach by name (whose preparation of samples a student may share), and whom to tell."""
+
+    stores: Sequence[LabelStore] = ()
+    teachers: Sequence[str] = ()
+    say: Say = print
+
+
+class TaskData(Protocol):
+    """A data set ready for a run, with all its labels. `classes` is empty where a task has none."""
+
+    @property
+    def train(self) -> Any: ...
+    @property
+    def validation(self) -> Any: ...
+    @property
+    def test(self) -> Any: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+
+class Predicted(Protocol):
+    """What a model says of a split, on the CPU, in the split's order, as far as it can be known."""
+
+    @property
+    def why(self) -> str:
+        """What is not known, and why; empty where all is."""
+
+    def metrics(self) -> dict[str, float]:
+        """How right it is."""
+
+    def fidelity(self, taught: Any) -> dict[str, float]:
+        """How near it is to what a teacher says of the same split."""
+
+    def details(self) -> dict[str, Any]:
+        """Curves and tables for the report, as JSON values."""
+
+
+class Predict(Protocol):
+    """Runs a model (or a teacher, which may be a label store) over a whole split; `settings` are those of its data."""
+
+    def __call__(self, read: Any, split: Any, *, label: str, workers: int = 0, settings: Any = None) -> Predicted: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A task, as functions.
+
+    Attributes:
+        settings: what its recipes' `data` may say.
+        teacher_keys: keys of a recipe's teacher that only this task has.
+        main_metric: the measure by which models are judged.
+        claimed: the measures on which distilled and alone are compared.
+        selection: from the data to the validation measure that chooses a checkpoint.
+        terms: from settings to the objective of a recipe that names none.
+        load: from settings to the data.
+        training: the training split as the student sees it in a seed, given the store it learns from, if any.
+        teaching: the training split as a teacher that is trained in the run sees it, with all labels; `augment` None
+            is as the student's.
+        labelled: the splits of which `limbeck label` keeps the teacher's answers, given how many views.
+        describe: what there is to say of a training split, in a line.
+        shape: what the data asks of a model.
+        seen_by: the data as a teacher reads it that is trained on it, by what its recipe says: with its own tokenizer,
+            say.
+        teacher_shape: what the data asks of a teacher, by what its recipe or its saved folder says.
+        adapter: what brings the student's batches to a teacher that wants others, likewise; None where they are the
+            same. What is said are the teacher's keys of the recipe, `model`, its options, and the `preparation` of a
+            saved folder.
+        preparation: how samples reach a model, as a saved folder keeps it.
+        predict: a model's answers to a split.
+        validate: from a module, the validation split and settings to its measures, cheap enough to ask for often.
+        examples: samples worth looking at, with what student and teacher say, for the report.
+        check: raises LimbeckError where data and terms do not go together.
+        run: how a module is run on a batch where its latency is measured.
+    """
+
+    name: str
+    settings: type[Settings]
+    teacher_keys: frozenset[str] = frozenset()
+    main_metric: str
+    claimed: tuple[str, ...]
+    selection: Callable[[Any], str]
+    terms: Callable[[Any], tuple[Mapping[str, Any], ...]]
+    load: Callable[[Any, Opening], TaskData]
+    training: Callable[[Any, Any, int, LabelStore | None], Any]
+    teaching: Callable[[Any, Any, Any], Any]
+    labelled: Callable[[Any, Any, int], list[Any]]
+    describe: Callable[[Any, Any], str]
+    shape: Callable[[Any], Shape | TextShape]
+    seen_by: Callable[[Any, Mapping[str, Any]], TaskData]
+    teacher_shape: Callable[[Any, Mapping[str, Any]], Shape | TextShape]
+    adapter: Callable[[Any, nn.Module | None, Mapping[str, Any]], Adapter | None]
+    preparation: Callable[[Any], Any]
+    predict: Predict
+    validate: Callable[[nn.Module, Any, Any], dict[str, float]]
+    examples: Callable[[Any, Any, Any], dict[str, Any] | None]
+    run: Callable[[nn.Module], Callable[[Batch], object]]
+    check: Callable[[Any, Sequence[Mapping[str, Any]]], None] = lambda _data, _terms: None
+
+    @property
+    def main(self) -> Measure:
+        """The measure by which models are judged."""
+        return measure_of(self.main_metric)
+
+
+def kept_labels(value: Any) -> int | float | str:
+    """How many labels a recipe keeps: `all`, a number of samples, or a share below 1.
+
+    Raises:
+        LimbeckError: the value is none of these.
+    """
+    if value == "all" or (isinstance(value, int | float) and not isinstance(value, bool) and value > 0):
+        return value  # type: ignore[no-any-return]
+    raise LimbeckError(f"data.labelled: expected `all`, a number of samples or a share below 1, got {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Unmeasured:
+    """Of what a model says nothing is known; `why` says what is missing."""
+
+    why: str
+
+    def metrics(self) -> dict[str, float]:
+        """None."""
+        return {}
+
+    def fidelity(self, taught: Any) -> dict[str, float]:
+        """None."""
+        return {}
+
+    def details(self) -> dict[str, Any]:
+        """None."""
+        return {}

@@ -1,0 +1,159 @@
+"""Text classification as a task: from a table of texts to results, report and artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from limbeck.checks import LimbeckError
+from limbeck.models import load, read_card
+from limbeck.recipe import Recipe, read_recipe
+from limbeck.results import Results
+from limbeck.run import run
+from limbeck.sources.texts import Tokenizing, load_texts
+
+GOOD = ("great", "lovely", "superb", "moving", "funny")
+BAD = ("awful", "dull", "lazy", "boring", "weak")
+THINGS = ("film", "story", "cast", "music", "ending", "plot", "scene", "script")
+
+
+def sentences(count: int) -> list[tuple[str, int, int]]:
+    """Sentences, each with how many good words it has, and how many bad ones."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(high: int) -> int:
+        return int(torch.randint(high, (), generator=generator))
+
+    found = []
+    for number in range(count):
+        good = drawn(4)
+        words = [GOOD[drawn(5)] for _ in range(good)] + [BAD[drawn(5)] for _ in range(3 - good)]
+        things = [THINGS[drawn(8)] for _ in words]
+        found.append((" ".join(f"{a} {b}" for a, b in zip(words, things, strict=True)) + f" {number}", good, 3 - good))
+    return found
+
+
+def written(folder: Path, problem: str) -> Path:
+    """A table of texts with a class each, several, or a number."""
+    rows = ["sentence\tlabel"]
+    for text, good, bad in sentences(360):
+        labels = {
+            "single-label": "good" if good > bad else "bad",
+            "multi-label": "|".join(name for name, n in (("good", good), ("bad", bad)) if n),
+            "regression": f"{good - bad}",
+        }
+        rows.append(f"{text}\t{labels[problem]}")
+    path = folder / "texts.tsv"
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+def recipe(folder: Path, problem: str, **changes: object) -> Recipe:
+    train = {"epochs": 4, "batch_size": 32, "learning_rate": 0.01, "evaluations": 2}
+    data = {"source": str(written(folder, problem)), "vocabulary": 200, "max_length": 24, "problem": problem}
+    plain = {
+        "name": "tiny", "task": "text-classification", "data": data,
+        "teacher": {"model": "text-lstm", "options": {"width": 16, "hidden": 16}, "train": train},
+        "student": {"model": "text-ngrams", "options": {"buckets": 50, "width": 8}},
+        "train": train, "seeds": 2, **changes,
+    }  # fmt: skip
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(plain), encoding="utf-8")
+    return read_recipe(str(path))
+
+
+def test_from_a_table_to_report_and_artifact(tmp_path: Path) -> None:
+    """A task that trains, but whose rows, examples or saved student are those of pictures."""
+    folder = tmp_path / "run"
+    results = run(recipe(tmp_path, "single-label"), folder, say=lambda _line: None)
+    assert {row.name for row in results.rows} == {"teacher", "alone", "distilled"}
+    assert results.named("teacher", "last")[0].metrics["accuracy"] > 0.9
+    for row in results.rows:
+        assert {"accuracy", "macro_f1", "mcc", "nll"} <= row.metrics.keys()
+        assert row.size["parameters"] > 0
+        assert row.latency["p50"] > 0
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert 'class="given"' in page
+    assert "limbeck" in page
+    # What is saved reads texts as the training did, and says the same of them.
+    student, tokenizing = load(folder / "student"), Tokenizing.read(folder / "student")
+    data = load_texts(str(tmp_path / "texts.tsv"), tokenizing=tokenizing)
+    batch = data.test.__getitems__(list(range(len(data.test))))
+    said = student(batch["input_ids"], batch["attention_mask"]).argmax(1)
+    accuracy = (said == batch["labels"]).double().mean().item()
+    best = {row.metrics["accuracy"] for row in results.rows if row.name == "distilled" and row.checkpoint == "last"}
+    assert accuracy in {pytest.approx(value) for value in best} or accuracy == pytest.approx(max(best), abs=1e-6)
+    assert read_card(folder / "student").task == "text-classification"
+
+
+@pytest.mark.parametrize(("problem", "measure"), [("multi-label", "micro_f1"), ("regression", "pearson")])
+def test_several_labels_and_numbers(tmp_path: Path, problem: str, measure: str) -> None:
+    """Terms, metrics or a checkpoint's choice that are those of one class a text."""
+    found = run(recipe(tmp_path, problem, seeds=1), tmp_path / "run", say=lambda _line: None)
+    (teacher,) = found.named("teacher", "last")
+    assert teacher.metrics[measure] > 0.8
+    assert {row.checkpoint for row in found.rows if row.name == "alone"} == {"last", "selected"}
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "Where they differ most" in page
+
+
+def test_terms_of_one_class_are_refused_where_there_are_several(tmp_path: Path) -> None:
+    """Cross-entropy on several labels trains without an error, to nothing."""
+    wanted = recipe(tmp_path, "multi-label", terms=[{"loss": "supervised"}, {"loss": "kd"}])
+    with pytest.raises(LimbeckError, match=r"labels are multi-label.*supervised-bce"):
+        run(wanted, tmp_path / "run", say=lambda _line: None)
+
+
+def test_a_teacher_with_a_tokenizer_of_its_own(tmp_path: Path) -> None:
+    """A teacher that reads the student's token ids as its own is a random one."""
+    first = tmp_path / "first"
+    run(recipe(tmp_path, "single-label", seeds=1), first, say=lambda _line: None)
+    saved = first / "teacher" / "last"
+    own = recipe(tmp_path, "single-label", seeds=1, teacher={"model": str(saved)})
+    other = own.model_copy(update={"data": own.data.model_copy(update={"tokenizer": "characters", "max_length": 96})})
+    found = run(other, tmp_path / "second", say=lambda _line: None)
+    accuracy = [Results.read(place / "results.json").named("teacher", "last")[0].metrics["accuracy"]
+                for place in (first, tmp_path / "second")]  # fmt: skip
+    assert accuracy[0] == pytest.approx(accuracy[1])
+    assert found.named("distilled", "last")
+
+
+def test_a_smaller_teacher_as_the_student(tmp_path: Path) -> None:
+    """`from: teacher` that builds the teacher again, or drops the tokens that the data has most."""
+    config = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64,
+              "max_position_embeddings": 64}  # fmt: skip
+    train = {"steps": 6, "batch_size": 16, "evaluations": 1}
+    teacher = {"model": "hf:bert", "options": {"pretrained": False, "config": config}, "train": train}
+    student = {"from": "teacher", "layers": 2, "vocabulary": 60}
+    wanted = recipe(tmp_path, "single-label", seeds=1, teacher=teacher, student=student, train=train)
+    assert wanted.resolved()["student"]["from"] == "teacher"
+    found = run(wanted, tmp_path / "run", say=lambda _line: None)
+    sizes = {row.name: row.size["parameters"] for row in found.rows}
+    assert sizes["distilled"] < 0.6 * sizes["teacher"]
+    module = load(tmp_path / "run" / "student")
+    assert module.config.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize(
+    ("student", "why"),
+    [
+        ({}, "needs a model, or `from: teacher`"),
+        ({"model": "text-lstm", "from": "teacher"}, "not both"),
+        ({"model": "text-lstm", "layers": 2}, "student.layers: is a size of a student `from: teacher`"),
+    ],
+)
+def test_a_student_has_one_origin(tmp_path: Path, student: dict[str, object], why: str) -> None:
+    """Sizes that are read and not used."""
+    with pytest.raises(LimbeckError, match=why):
+        recipe(tmp_path, "single-label", student=student)
+
+
+def test_keys_of_pictures_are_refused(tmp_path: Path) -> None:
+    """A normalisation of texts that does nothing."""
+    with pytest.raises(LimbeckError, match=r"teacher\.0\.normalize: is not of the task text-classification"):
+        recipe(tmp_path, "single-label", teacher={"model": "text-lstm", "normalize": "imagenet"})
+    with pytest.raises(LimbeckError, match=r"data\.augment: unknown key"):
+        recipe(tmp_path, "single-label", data={"source": "x.tsv", "augment": "crop"})
