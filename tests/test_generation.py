@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -90,8 +91,9 @@ def test_all_beams_and_their_scores(name: str) -> None:
     """Scores of other beams, without the end or the length, or of the search's padding."""
     model, data = MODELS[name](), Texts(10)
     found = generate(
-        model, data, beams=3, max_new_tokens=6, length_penalty=0.7, batch_tokens=20, return_all_beams=True, say=quiet
-    )
+        model, data, beams=3, max_new_tokens=6, length_penalty=0.7, batch_tokens=20, return_all_beams=True,
+        scores=True, say=quiet,
+    )  # fmt: skip
     for row, own in zip(data.rows, found, strict=True):
         given = alone(model, row, 3, 6, length_penalty=0.7, num_return_sequences=3, return_dict_in_generate=True,
                       output_scores=True)  # fmt: skip
@@ -99,7 +101,10 @@ def test_all_beams_and_their_scores(name: str) -> None:
         assert [one.tokens for one in own] == [cut(each) for each in rows]
         assert [one.ended for one in own] == [bool({*ENDS} & {*each}) for each in rows]
         assert [one.score for one in own] == pytest.approx(given.sequences_scores.tolist(), abs=1e-5)
-    greedy = generate(model, data, max_new_tokens=6, length_penalty=0.0, return_all_beams=True, say=quiet)
+    plain = generate(model, data, beams=3, max_new_tokens=6, length_penalty=0.7, return_all_beams=True, say=quiet)
+    assert [[one.tokens for one in own] for own in plain] == [[one.tokens for one in own] for own in found]
+    assert all(math.isnan(one.score) for own in plain for one in own)
+    greedy = generate(model, data, max_new_tokens=6, length_penalty=0.0, return_all_beams=True, scores=True, say=quiet)
     row, (one,) = data.rows[0], greedy[0]
     given = alone(model, row, 1, 6, return_dict_in_generate=True, output_scores=True)
     steps = model.compute_transition_scores(given.sequences, given.scores, normalize_logits=True)[0]
@@ -110,7 +115,7 @@ def test_texts_of_no_tokens_and_of_too_many(capsys: pytest.CaptureFixture[str]) 
     """NaN from a text of padding that spoils its neighbours; texts that are cut off without a word."""
     model, data = translator(), Texts(12)
     data.rows[3] = torch.zeros(1, dtype=torch.int64)
-    found = generate(model, data, beams=2, max_new_tokens=3, return_all_beams=True)
+    found = generate(model, data, beams=2, max_new_tokens=3, return_all_beams=True, scores=True)
     assert [(one.tokens, one.score, one.ended) for one in found[3]] == [([], 0.0, False)]
     cut_off = sum(not own[0].ended for own in found) - 1
     assert 0 < cut_off < 11
@@ -142,7 +147,13 @@ def files(folder: Path) -> dict[str, str]:
 def test_a_cache_gives_what_was_written(tmp_path: Path, every: bool) -> None:
     """Tokens of another sample or beam, a finished folder that is written again, a model that is run again."""
     model, data, lines = translator(), Texts(30), []
-    options: dict[str, Any] = {"beams": 3, "max_new_tokens": 6, "batch_tokens": 30, "return_all_beams": every}
+    options: dict[str, Any] = {
+        "beams": 3,
+        "max_new_tokens": 6,
+        "batch_tokens": 30,
+        "return_all_beams": every,
+        "scores": True,
+    }
     plain = generate(model, data, **options, say=quiet)
     kept = generate(model, data, **options, cache=tmp_path / "cache", say=lines.append)
     if every:

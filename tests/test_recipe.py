@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from limbeck.checks import LimbeckError
-from limbeck.losses import KD
+from limbeck.losses import DKD, KD, Standardized
 from limbeck.recipe import Recipe, TeacherRecipe, build_terms, read_recipe, shipped_recipes
 from limbeck.tasks.image_classification import expected_preprocessing
 from limbeck.types import Preprocessing
@@ -186,3 +186,13 @@ def test_an_override_does_not_follow_an_anchor() -> None:
     assert recipe.teacher[0].train is not None
     assert recipe.teacher[0].train.epochs == 5
     assert recipe.train.epochs == 240
+
+
+def test_a_loss_that_wraps_another() -> None:
+    """`loss` names the loss itself, so that what it wraps could not be said."""
+    (term,) = build_terms([{"loss": "standardized", "of": {"loss": "dkd", "beta": 2.0}}])
+    assert isinstance(term.loss, Standardized)
+    assert isinstance(term.loss.loss, DKD)
+    assert term.loss.loss.beta == 2.0
+    with pytest.raises(LimbeckError, match=r"terms\.0\.of: unknown key for loss 'kd'"):
+        build_terms([{"loss": "kd", "of": {"loss": "dkd"}}])

@@ -31,17 +31,18 @@ TRIALS = 4
 
 @dataclass(frozen=True)
 class Searched:
-    """A search with what it said, and its trials as they were after Ctrl-C and lie on disk in the end."""
+    """A search with what it said; the trial that Ctrl-C stopped, and the step that it had got to."""
 
     folder: Path
     recipe: Recipe
     found: Found
     said: list[str]
-    interrupted: list[Any]
-    steps: list[int]
+    stopped: Any
+    step: int
 
-    def trials(self) -> dict[str, list[Any]]:
-        return {name: study.get_trials(deepcopy=False) for name, study in open_studies(self.folder).items()}
+    def trials(self) -> list[Any]:
+        """All trials, as they lie on disk."""
+        return [trial for study in open_studies(self.folder).values() for trial in study.get_trials(deepcopy=False)]
 
 
 @pytest.fixture(scope="module")
@@ -55,27 +56,31 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def searched(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Searched:
-    """A search that Ctrl-C stops in its first trial; the next session meets a trial that raises and a worker that
-    dies."""
+    """A search with two workers, in which one trial raises, the next ends its worker, and Ctrl-C comes when that trial
+    is under way again; what is left goes on in this process."""
     folder, faults = tmp_path_factory.mktemp("search") / "digits", tmp_path_factory.mktemp("faults")
     student = f"student={{model: 'python:search_ray_student:student', options: {{faults: '{faults}'}}}}"
     recipe = read_recipe("digits", ["train.epochs=5", "teacher.train.epochs=1", "settings={}", "seeds=1", student])
     said: list[str] = []
+    lost: list[str] = []
     interrupts = [signal.SIGINT]
     over = Clock.over
 
     def say(line: str) -> None:
         said.append(line)
-        if line.startswith("kd-0"):
+        if line.startswith("kd-1"):
             (faults / "raise").touch()
             (faults / "die").touch()
+        if "its worker was lost" in line:
+            (faults / "slow").touch()
+            lost.append(line.partition(",")[0])
 
     def interrupted(self: Clock) -> bool:
-        if interrupts and list((folder / "logs" / "kd-0").glob("events*")):
+        if interrupts and lost and (folder / "logs" / lost[0]).exists():
             signal.raise_signal(interrupts.pop())
         return over(self)
 
-    def go(cluster: Cluster) -> Found:
+    def go(cluster: Cluster | None) -> Found:
         return search_methods(
             recipe, folder, HOURS, ("dist",), trials=TRIALS, cluster=cluster, trust_code=True, say=say
         )
@@ -83,51 +88,53 @@ def searched(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Searche
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Clock, "over", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            go(Cluster("local", cpus=2))
-    left = open_studies(folder)["kd"].get_trials(deepcopy=False)
-    steps = [int(place.name.partition("-")[2]) for place in (folder / "work" / "kd-0").glob("checkpoint-*")]
-    found = go(Cluster("local"))
-    return Searched(folder, recipe, found, said, left, steps)
+            go(Cluster("local"))
+    study, _, number = lost[0].partition("-")
+    stopped = open_studies(folder)[study].get_trials(deepcopy=False)[int(number)]
+    [checkpoint] = (folder / "work" / lost[0]).glob("checkpoint-*")
+    found = go(None)
+    return Searched(folder, recipe, found, said, stopped, int(checkpoint.name.partition("-")[2]))
 
 
 def test_a_stopped_search_goes_on(searched: Searched) -> None:
-    """Ctrl-C that ends workers before they have saved, or a trial that is begun again, or twice."""
-    [left] = searched.interrupted
-    assert left.state.name == "RUNNING"
-    assert len(searched.steps) == 1
-    assert 1 <= searched.steps[0] < 110
-    first = searched.trials()["kd"][0]
-    assert first.params == left.params == {"kd.weight": 0.9, "kd.temperature": 4.0}
-    assert first.state.name == "COMPLETE"
-    assert first.intermediate_values.keys() == set(range(1, 11))
+    """Ctrl-C that ends workers before they have saved, or a trial that is forgotten or begun as another."""
+    assert searched.stopped.state.name == "RUNNING"
+    assert 1 <= searched.step < 110
+    [after] = [trial for trial in searched.trials() if trial._trial_id == searched.stopped._trial_id]
+    assert after.state.name in ("COMPLETE", "PRUNED")
+    assert after.params == searched.stopped.params
     assert not list((searched.folder / "work").glob("*"))
 
 
-def test_the_result_is_that_of_a_search_here(searched: Searched) -> None:
-    """Another form of result, other places for it, or methods that are not tried as often as plain KD."""
+def test_the_result_is_that_of_a_search_here(searched: Searched, tmp_path: Path) -> None:
+    """A worker that trains something else; another form of result; methods not tried as often as plain KD."""
     assert {line.method: line.trials for line in searched.found.lines} == {"kd": TRIALS, "dist": TRIALS}
-    again = search_methods(
-        searched.recipe, searched.folder, HOURS, ("dist",), trials=TRIALS, trust_code=True, say=lambda _line: None
-    )
-    assert again == searched.found
     assert read_recipe(str(searched.folder / BEST)).terms == searched.found.recipe.terms
     assert any("up to 2 trials at a time, each with 1 CPU and 0 GPU" in line for line in searched.said)
+    search_methods(searched.recipe, tmp_path, HOURS, ("dist",), trials=1, trust_code=True, say=lambda _line: None)
+    there, here = open_studies(searched.folder), open_studies(tmp_path)
+    for name in ("kd", "others"):
+        one, other = (studies[name].get_trials(deepcopy=False)[0] for studies in (there, here))
+        assert one.params == other.params
+        assert one.intermediate_values == other.intermediate_values
+        assert one.value == other.value
+        assert one.user_attrs == other.user_attrs
 
 
 def test_the_worse_stop_early(searched: Searched) -> None:
     """Workers that do not see each other's trials, so that all train to the end."""
-    trials = [trial for each in searched.trials().values() for trial in each if "error" not in trial.user_attrs]
+    trials = [trial for trial in searched.trials() if "error" not in trial.user_attrs]
     pruned = [trial for trial in trials if trial.state.name == "PRUNED"]
-    assert pruned
     assert all(len(trial.intermediate_values) in (1, 4) for trial in pruned)
     assert all(trial.state.name in ("COMPLETE", "PRUNED") for trial in trials)
     assert sum("not among the best" in line for line in searched.said) == len(pruned)
+    [second] = [line for line in searched.said if line.startswith("kd-1")]
+    assert "after 10 % of it; not among the best" in second
 
 
 def test_what_raises_is_reported(searched: Searched) -> None:
     """A trial that raises and takes the search with it, or is lost without a word."""
-    failed = [each for trials in searched.trials().values() for each in trials if "error" in each.user_attrs]
-    [why] = [trial.user_attrs["error"] for trial in failed]
+    [why] = [trial.user_attrs["error"] for trial in searched.trials() if "error" in trial.user_attrs]
     assert "told to fail" in why
     [line] = [line for line in searched.said if "given up" in line]
     assert line.endswith(why)
@@ -135,12 +142,12 @@ def test_what_raises_is_reported(searched: Searched) -> None:
 
 def test_a_lost_worker_is_replaced(searched: Searched) -> None:
     """A trial that is forgotten, or trained for ever, because the machine under it went away."""
-    lost = [each for trials in searched.trials().values() for each in trials if "lost" in each.user_attrs]
-    [trial] = lost
-    assert trial.state.name in ("COMPLETE", "PRUNED")
+    [trial] = [trial for trial in searched.trials() if "lost" in trial.user_attrs]
+    assert trial._trial_id == searched.stopped._trial_id
     assert "error" not in trial.user_attrs
     [line] = [line for line in searched.said if "its worker was lost" in line]
     assert "\n" not in line
+    assert line.endswith("it goes on with another")
 
 
 def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,7 +148,8 @@ def test_interpolation_takes_the_nearest_to_the_reference(data: PairSet, similar
 def test_from_a_teacher_to_a_students_step(tmp_path: Path, data: PairSet) -> None:
     """A student that learns the references, its teacher's words on other texts, or another loss than on any labels."""
     teacher, student = translator(data.tokenizing), translator(data.tokenizing, 1)
-    given = generate(teacher, data, beams=3, max_new_tokens=20, return_all_beams=True, cache=tmp_path / "s", say=quiet)
+    options: dict[str, Any] = {"beams": 3, "max_new_tokens": 20, "scores": True, "say": quiet}
+    given = generate(teacher, data, return_all_beams=True, cache=tmp_path / "s", **options)
     store = LabelStore.open(tmp_path / "s")
     assert store.signals[SEQUENCES].shape == (3, 20)
     assert store.verify() == []

@@ -81,7 +81,7 @@ class TokenBytes:
         self.special = {int(index): str(token) for index, token in added.items() if token.special}
         self.special |= {numbers[token]: token for token in tokenizer.all_special_tokens if token in numbers}
         kinds = _kinds(self.content.get("decoder"))
-        pieces = _byte_level if "ByteLevel" in kinds else _sentence_piece if kinds & {"Replace", "Metaspace"} else None
+        pieces = _byte_level if "ByteLevel" in kinds else sentence_piece if kinds & {"Replace", "Metaspace"} else None
         if pieces is None and kinds != {"Fuse"}:
             raise LimbeckError(
                 f"the {whose}'s tokenizer joins tokens by {', '.join(sorted(kinds)) or 'spaces'}, so that nobody can "
@@ -251,5 +251,6 @@ def _is_byte(token: str) -> bool:
     return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
 
 
-def _sentence_piece(token: str) -> bytes:
+def sentence_piece(token: str) -> bytes:
+    """The bytes that SentencePiece writes as this token."""
     return bytes([int(token[3:5], 16)]) if _is_byte(token) else token.replace(SPACE, " ").encode()

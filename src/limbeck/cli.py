@@ -290,17 +290,20 @@ def evaluate(
     with clear_errors():
         from limbeck.models import load, read_card
         from limbeck.session import same_classes
-        from limbeck.sources import load as load_data
-        from limbeck.tasks import TASKS
+        from limbeck.tasks import TASKS, Opening
 
         card = read_card(model)
-        if card.preprocessing is None:
+        if card.preprocessing is None and card.tokenizing is None:
             raise LimbeckError(f"{model}: saved without its preprocessing; measure it from Python")
-        test = load_data(data, size=card.preprocessing.size[0]).test
-        same_classes(card.classes, test.classes, str(model))
-        found = TASKS[card.task].predict(
-            load(model, trust_code=trust_code), test.with_preprocessing(card.preprocessing), label="test"
-        )
+        task = TASKS[card.task]
+        # Prepared as the model was trained: pixels in its size, texts by the tokenizer beside it.
+        own = {} if card.preprocessing is None else {"size": card.preprocessing.size[0]}
+        own |= {} if card.tokenizing is None else {"max_length": card.tokenizing.max_length}
+        settings = task.settings(source=data, **own)
+        opened = task.load(settings, Opening(teachers=[str(model)], say=say))
+        same_classes(card.classes, opened.classes, str(model))
+        test = opened.test.with_preprocessing(card.preprocessing) if card.preprocessing else opened.test
+        found = task.predict(load(model, trust_code=trust_code), test, label="test", settings=settings)
         table = Table("metric", "value")
         for name, value in found.metrics().items():
             table.add_row(name, f"{value:.4f}")

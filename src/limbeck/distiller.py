@@ -20,12 +20,12 @@ from limbeck.models.layout import (
     contiguous_batch,
     refuses_channels_last,
 )
-from limbeck.objective import Context, Objective, taken
+from limbeck.objective import Context, Objective, labelled, taken
 from limbeck.pairing import expand
 from limbeck.projectors import projector_between
 from limbeck.shortcuts import SHORTCUTS, known_shortcuts
 from limbeck.taps import SignalReader
-from limbeck.teachers import Stored, Teacher, TeacherLike, as_teacher
+from limbeck.teachers import Teacher, TeacherLike, as_teacher
 from limbeck.terms import LOGITS, Term, default_terms, settled
 from limbeck.tokens import TokenPlan, seeks_spans
 from limbeck.types import Batch, Output, Signal
@@ -184,10 +184,16 @@ class Distiller(nn.Module):
         tokens_have_logits = self._causal or LOGITS in self._token_signals
         samples = self.objective.counts(plan.labels, plan.logits_count if tokens_have_logits else plan.shape[0], batch)
         texts = torch.as_tensor(plan.shape[0], device=samples.device).float()
+        spoken = self.teacher.masks(batch) if self.teacher is not None and self.objective.uses_teacher else {}
         counts = []
         for index, term in enumerate(self.objective.terms):
             name = term.student_names[0]
-            if term.loss.structured or name not in self._token_signals or term.on_logits:
+            mask = spoken.get(term.teacher_names[0]) if term.uses_teacher and not term.loss.structured else None
+            if mask is not None:
+                where = plan.items_where(name, mask)
+                known = labelled(plan.labels) if term.loss.skips_unlabelled and plan.labels is not None else where
+                counts.append((where & known).sum().to(samples.device).float())
+            elif term.loss.structured or name not in self._token_signals or term.on_logits:
                 counts.append(texts if term.loss.structured else samples[index])
             else:
                 counts.append(torch.as_tensor(plan.count(name), device=samples.device).float())
@@ -233,8 +239,7 @@ class Distiller(nn.Module):
         """The tokens that count, where the batch is one of texts."""
         if not self._causal and "attention_mask" not in batch and "input_ids" not in batch:
             return None
-        # A store holds no rows for padding.
-        compact = "compact-tokens" in self.shortcuts or isinstance(self.teacher, Stored)
+        compact = "compact-tokens" in self.shortcuts or (self.teacher is not None and self.teacher.compact)
         return TokenPlan(batch, causal=self._causal, compact=compact)
 
     def _learn_tokens(self, plan: TokenPlan, signal: Signal) -> None:
@@ -294,7 +299,7 @@ class Distiller(nn.Module):
             broken = [name for name, mean in means.items() if not bool(mean.isfinite())]
             if broken and seeks_spans(example):
                 raise LimbeckError(
-                    f"term {broken[0]}: its loss needs all logits to be finite, and tokens where no answer may begin or "
-                    "end have -inf; take one on probabilities, such as kd"
+                    f"term {broken[0]}: its loss needs all logits to be finite, and tokens where no answer may begin "
+                    "or end have -inf; take one on probabilities, such as kd"
                 )
         return built

@@ -31,14 +31,14 @@ READ = 512
 @overload
 def generate(
     model: nn.Module, dataset: Any, *, beams: int = ..., max_new_tokens: int = ..., length_penalty: float = ...,
-    batch_tokens: int = ..., return_all_beams: Literal[False] = ..., cache: str | Path | None = ..., name: str = ...,
-    say: Callable[[str], None] = ..., label: str = ...,
+    batch_tokens: int = ..., return_all_beams: Literal[False] = ..., scores: bool = ...,
+    cache: str | Path | None = ..., name: str = ..., say: Callable[[str], None] = ..., label: str = ...,
 ) -> list[list[int]]: ...  # fmt: skip
 @overload
 def generate(
     model: nn.Module, dataset: Any, *, beams: int = ..., max_new_tokens: int = ..., length_penalty: float = ...,
-    batch_tokens: int = ..., return_all_beams: Literal[True], cache: str | Path | None = ..., name: str = ...,
-    say: Callable[[str], None] = ..., label: str = ...,
+    batch_tokens: int = ..., return_all_beams: Literal[True], scores: bool = ...,
+    cache: str | Path | None = ..., name: str = ..., say: Callable[[str], None] = ..., label: str = ...,
 ) -> list[list[Hypothesis]]: ...  # fmt: skip
 def generate(
     model: nn.Module,
@@ -49,6 +49,7 @@ def generate(
     length_penalty: float = 1.0,
     batch_tokens: int = 4096,
     return_all_beams: bool = False,
+    scores: bool = False,
     cache: str | Path | None = None,
     name: str = "",
     say: Callable[[str], None] = print,
@@ -73,7 +74,9 @@ def generate(
         max_new_tokens: the most tokens of a hypothesis, the one that ends it included.
         length_penalty: hypotheses are compared by their log-probability over their length to this power.
         batch_tokens: padded input tokens of a batch, at most; with several beams each is followed as often.
-        return_all_beams: gives of each sample all of its hypotheses, best first, with their scores.
+        return_all_beams: gives of each sample all of its hypotheses, best first, as `limbeck.sequences.Hypothesis`.
+        scores: with all beams, gives each its score, which can take as long as the search did; they are NaN else, and
+            `sequence_targets` needs none.
         cache: the folder of a label store.
         name: what its manifest calls the model; its class's name by default.
         say: is told of hypotheses that were cut off, and the throughput.
@@ -87,7 +90,12 @@ def generate(
         if value < 1:
             raise LimbeckError(f"generate: expected {what} of at least 1, got {value}")
     writing = Writing(
-        model, beams=beams, most=max_new_tokens, length_penalty=length_penalty, every_beam=return_all_beams
+        model,
+        beams=beams,
+        most=max_new_tokens,
+        length_penalty=length_penalty,
+        every_beam=return_all_beams,
+        scored=return_all_beams and scores,
     )
     samples = _Samples(dataset, batch_tokens)
     writing.check_room(samples.longest)

@@ -159,6 +159,11 @@ class _Encoder:
         whose = self._items(batch, ids, views, real)
         columns = {}
         for name, codec in self._codecs.items():
+            if name in signal.masks:
+                raise LimbeckError(
+                    f"signal {name!r}: the teacher says nothing of some tokens, which a store cannot keep apart; a "
+                    "teacher with another tokenizer teaches beside the student, not from a store"
+                )
             per, values = self._rows(name, signal, real, "decoder_input_ids" in batch)
             if codec.describes_logits and name != "logits":
                 raise LimbeckError(

@@ -154,7 +154,7 @@ class Objective(nn.Module):
         if term.projector is not None:
             prediction = term.projector(prediction)
         labels = labels if term.labels == LABELS else batch[term.labels]
-        where = _where(term, student, labels)
+        where = _where(term, student, teacher, labels)
         given: list[Any] = []
         for name in term.loss.inputs:
             if name == "teacher":
@@ -175,7 +175,8 @@ class Objective(nn.Module):
         """The terms on the student's logits that can be one node, by their place; none where only one can."""
         parts: dict[int, JointTerm] = {}
         logits = student.tensors.get("logits")
-        if logits is None or logits.dim() != 2 or "logits" in student.masks:
+        masked = "logits" in student.masks or (teacher is not None and "logits" in teacher.masks)
+        if logits is None or logits.dim() != 2 or masked:
             return parts
         for index, term in enumerate(self.terms):
             if not term.on_logits or term.own or term.labels != LABELS:
@@ -206,7 +207,7 @@ class Objective(nn.Module):
         for index in indices:
             term = self.terms[index]
             given = None if denominators is None else denominators[index]
-            share = _shares(_where(term, student, labels), rows, given)
+            share = _shares(_where(term, student, teacher, labels), rows, given)
             shares.append(share)
             parts.append(
                 FusedTerm(
@@ -229,9 +230,12 @@ def taken(signal: Signal, names: Names) -> Any:
     return signal.target(names) if isinstance(names, str) else tuple(signal[name] for name in names)
 
 
-def _where(term: Term, student: Signal, labels: Tensor | None) -> Tensor | None:
+def _where(term: Term, student: Signal, teacher: Signal | None, labels: Tensor | None) -> Tensor | None:
     """Which items of a term count, or None for all."""
     where = student.masks.get(term.student_names[0]) if not term.loss.structured else None
+    if term.uses_teacher and teacher is not None and not term.loss.structured:
+        spoken = teacher.masks.get(term.teacher_names[0])
+        where = where if spoken is None else spoken if where is None else where & spoken
     if term.loss.skips_unlabelled and labels is not None:
         known = labelled(labels)
         return known if where is None else where & known

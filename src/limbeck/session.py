@@ -293,7 +293,7 @@ def _ready_teacher(session: Session, wanted: TeacherRecipe) -> Teacher:
     shape = session.task.teacher_shape(session.data, said)
     model = build(_spec(wanted), shape, trust_code=session.trust_code)
     adapt = session.task.adapter(session.data, model, said)
-    return Live(model, adapt=adapt, shortcuts=session.recipe.train.shortcuts)
+    return session.task.bridged(Live(model, adapt=adapt, shortcuts=session.recipe.train.shortcuts), session.data, said)
 
 
 def same_classes(teacher: Sequence[str], data: Sequence[str], where: str) -> None:
@@ -325,6 +325,7 @@ def _trained_teacher(session: Session, wanted: TeacherRecipe, config: TrainConfi
     same_classes(read_card(place / "last").classes, session.data.classes, str(place))
     record = read_json(place / RECORD)
     model = load(place / "last", trust_code=session.trust_code)
-    adapt = session.task.adapter(session.data, model, {**_said(wanted), "model": str(place / "last")})
+    said = {**_said(wanted), "model": str(place / "last")}
+    adapt = session.task.adapter(session.data, model, said)
     teacher = Live(model, adapt=adapt, shortcuts=session.recipe.train.shortcuts)
-    return Taught(teacher, record["cost"], record["history"])
+    return Taught(session.task.bridged(teacher, session.data, said), record["cost"], record["history"])

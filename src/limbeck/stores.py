@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from limbeck.checks import LimbeckError
-from limbeck.content import content_ids
-from limbeck.labelling import label
+from limbeck.labelling import keys_of, label
 from limbeck.losses import kd
+from limbeck.models.heads import is_causal_lm
 from limbeck.processes import processes
 from limbeck.recipe import Recipe, build_codecs
 from limbeck.recipe_stores import (
@@ -38,6 +38,7 @@ from limbeck.store import LabelStore
 from limbeck.students import build_student, distiller_of
 from limbeck.tasks import Opening
 from limbeck.teachers import Stored, Teacher, same_inputs
+from limbeck.tokens import TokenPlan
 from limbeck.types import Sampled, Target, TopK
 
 LOGITS = "logits"
@@ -78,7 +79,7 @@ def label_recipe(
     if processes().is_main_process:
         for path in paths:
             writable(path)
-    splits = session.task.labelled(recipe.data, data, recipe.label.views)
+    splits = _labelled(session)
     stores = []
     for index, wanted in enumerate(recipe.teacher):
         name, path = teacher_name(recipe, index), paths[index]
@@ -98,6 +99,11 @@ def label_recipe(
             )
         )
     return stores
+
+
+def _labelled(session: Session) -> list[Any]:
+    """The splits of which labels are kept."""
+    return session.task.labelled(session.recipe.data, session.data, session.recipe.label.views)
 
 
 def _alive(recipe: Recipe) -> Recipe:
@@ -201,17 +207,20 @@ def compare_with_teacher(recipe: Recipe, folder: Path, store: LabelStore, *, tru
         text = f"the recipe's teacher has other weights ({teacher.identity()[:16]}…) than the store's"
         return [Finding("agreement", text, ok=False)]
     try:
-        train = session.task.training(recipe.data, data, 0, store)
+        # A store of views is looked into as a student sees them; any other holds the samples as they were labelled.
+        views = store.manifest.plan.views is not None
+        train = session.task.training(recipe.data, data, 0, store) if views else _labelled(session)[0]
     except LimbeckError as error:
         return [Finding("agreement", str(error), ok=False)]
     chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:SAMPLE]
     batch = train.__getitems__(chosen.tolist())
-    rows = store.rows(batch["ids"], batch["views"])
+    ids, numbers, content, _ = keys_of(batch)
+    rows = store.rows(ids, numbers)
     held = rows >= 0
     if not bool(held.any()):
         return [Finding("agreement", "the store holds none of the recipe's training samples", ok=False)]
     batch = {key: tensor[held] for key, tensor in batch.items()}
-    same_inputs(store, rows[held], content_ids(batch["inputs"]))
+    same_inputs(store, rows[held], content[held])
     return [each for name in store.signals for each in _agreement(Stored(store), teacher, name, batch)]
 
 
@@ -228,7 +237,11 @@ def _agreement(stored: Stored, live: Teacher, name: str, batch: Any) -> list[Fin
     """How a stored signal agrees with a live one, and whether that is as well as its codec keeps it."""
     stored.require([name])
     live.require([name])
-    kept, given = stored(batch).target(name), live(batch)[name].float().cpu()
+    answers, wanted = stored(batch), live(batch)
+    if "input_ids" in batch:
+        plan = TokenPlan(batch, causal=any(is_causal_lm(module) for module in live.modules()))
+        answers, wanted = plan.apply(answers), plan.apply(wanted)
+    kept, given = answers.target(name), wanted[name].float().cpu()
     if isinstance(kept, Tensor) and name != LOGITS:
         scale, apart = float(given.abs().max()), float((kept - given).abs().max())
         text = f"{name}: largest difference {apart:.2e} of {scale:.2e} on {len(given)} records"

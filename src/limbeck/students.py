@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +17,11 @@ from limbeck.compare import ALONE, DISTILLED, Candidate, alone_terms, setting_na
 from limbeck.distiller import Distiller
 from limbeck.files import read_json
 from limbeck.generation import generate
-from limbeck.models import load
+from limbeck.models import load, unwrapped
+from limbeck.models.huggingface import is_transformers
 from limbeck.models.lora import add_adapters
 from limbeck.models.shrinking import shrink
+from limbeck.models.texts import TEXT_MODELS, TextLSTM, TextNgrams, TextStatic
 from limbeck.online import OnPolicy
 from limbeck.processes import processes
 from limbeck.recipe import WEIGHT_KEYS, AssistantRecipe, Recipe, SequenceRecipe, StudentRecipe, build_terms
@@ -154,7 +157,8 @@ def as_written(session: Session, wanted: SequenceRecipe, teacher: Teacher, split
     """A training split with the teacher's translations in the place of the references; written by the first training
     that asks for them, and kept for all others."""
     module = _only_module(teacher).to("cuda" if torch.cuda.is_available() else "cpu")
-    place = session.folder / f"{SEQUENCES}-{weights_hash([module])[:12]}-{wanted.beams}"
+    settings = f"{weights_hash([module])} {wanted.beams} {wanted.max_new_tokens} {wanted.length_penalty}"
+    place = session.folder / f"{SEQUENCES}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
     generate(
         module, session.data.train, beams=wanted.beams, max_new_tokens=wanted.max_new_tokens, say=session.say,
         length_penalty=wanted.length_penalty, return_all_beams=True, cache=place, label="the teacher translates",
@@ -238,9 +242,22 @@ def build_student(session: Session, wanted: StudentRecipe, source: Callable[[], 
         student = session.build(wanted)
     else:
         student = shrink(_only_module(source()), **wanted.sizes, **_tokens(session, wanted))
-    if wanted.start is not None:
+    if wanted.start is not None and wanted.start.embeddings:
+        _start_from_embeddings(_only_module(source()), student)
+    elif wanted.start is not None:
         copy_layers(_only_module(source()), student, wanted.start.layers, blocks=wanted.start.blocks)
     return student if wanted.lora is None else add_adapters(student, wanted.lora)
+
+
+def _start_from_embeddings(teacher: nn.Module, student: nn.Module) -> None:
+    """Gives a small text student its teacher's token embeddings, of which it is to have the tokens."""
+    if not isinstance(student, TextNgrams | TextLSTM | TextStatic):
+        small = ", ".join(TEXT_MODELS)
+        raise LimbeckError(f"student.start.embeddings: is of {small}; for a transformers student name its layers")
+    inner: Any = unwrapped(teacher)
+    if not is_transformers(inner):
+        raise LimbeckError("student.start.embeddings: the teacher is no transformers model, whose table is known")
+    student.start_from(inner.get_input_embeddings().weight.detach())
 
 
 def _tokens(session: Session, wanted: StudentRecipe) -> dict[str, Any]:

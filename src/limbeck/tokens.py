@@ -77,14 +77,14 @@ class TokenPlan:
                 continue
             positions = self._positions(name, tensor)
             tensors[name] = tensor if positions is None else positions.take(tensor)
-            if positions is not None and positions.mask is not None:
-                masks[name] = positions.mask
+            if positions is not None and (mask := positions.items_where(signal.masks.get(name))) is not None:
+                masks[name] = mask
         targets = dict(signal.targets)
         for name, target in targets.items():
             if isinstance(target, LinearHead) and target.hidden.dim() == 3:
                 targets[name] = replace(target, hidden=self._logits.take(target.hidden))
-                if self._logits.mask is not None:
-                    masks[name] = self._logits.mask
+                if (mask := self._logits.items_where(signal.masks.get(name))) is not None:
+                    masks[name] = mask
         return Signal(tensors, masks, targets)
 
     def covered(self, signal: Signal) -> set[str]:
@@ -101,6 +101,12 @@ class TokenPlan:
     def count(self, name: str) -> int | Tensor:
         """How many tokens a signal with a row a token has rows for."""
         return self._of(name).count
+
+    def items_where(self, name: str, mask: Tensor) -> Tensor:
+        """A mask of tokens (batch, length) as one of the items, (items,) boolean, of a signal."""
+        found = self._of(name).items_where(mask)
+        assert found is not None
+        return found
 
     def where(self, name: str) -> Tensor:
         """The flattened positions, (items,) int64, at which a signal with a row a token has its rows."""
@@ -198,6 +204,12 @@ class _Positions:
     def index(self) -> Tensor:
         """The flattened positions themselves, (items,) int64."""
         return torch.arange(self.shape[0] * self.shape[1]) if self._index is None else self._index
+
+    def items_where(self, mask: Tensor | None) -> Tensor | None:
+        """Which items count, (items,), of those that a mask (batch, length) lets through; None where all do."""
+        if mask is None or self.mask is None:
+            return self.mask if mask is None else self.take(mask)
+        return self.mask & self.take(mask)
 
     def take(self, values: Tensor) -> Tensor:
         """(items, …) from (batch, length, …)."""

@@ -58,6 +58,16 @@ def mean_square(student: Rows, teacher: Rows) -> list[float]:
     ]
 
 
+def one_minus_cosine(student: Rows, teacher: Rows) -> list[float]:
+    def length(row: Row) -> float:
+        return math.sqrt(sum(a * a for a in row))
+
+    return [
+        1 - sum(a * b for a, b in zip(s, t, strict=True)) / (length(s) * length(t))
+        for s, t in zip(student, teacher, strict=True)
+    ]
+
+
 def target_of(label: int, teacher_row: Row) -> int:
     return label if label >= 0 else max(range(len(teacher_row)), key=lambda i: teacher_row[i])
 

@@ -14,6 +14,7 @@ from limbeck.checks import LimbeckError
 from limbeck.models import load
 from limbeck.recipe import Recipe, read_recipe
 from limbeck.run import run
+from limbeck.stores import compare_with_teacher, label_recipe
 
 WORDS = ("the still drips slowly", "copper keeps the heat", "spirit rises first", "water stays behind")
 
@@ -88,3 +89,34 @@ def test_on_policy_is_of_language_models(tmp_path: Path) -> None:
     """A key that does nothing in another task."""
     with pytest.raises(LimbeckError, match="on_policy: is of language models"):
         read_recipe("digits", ["on_policy={prompt: 4}"])
+
+
+def test_from_stored_draws(tmp_path: Path) -> None:
+    """Labels of tokens that belong to the tokens beside them, or that the check cannot find."""
+    teacher = {
+        **gpt2(2),
+        "train": {"steps": 10, "batch_size": 8, "learning_rate": 0.01},
+        "store": str(tmp_path / "labels"),
+    }
+    signals = {"logits": {"codec": "top-k", "k": 8}}
+    wanted = recipe(tmp_path, teacher=teacher, label={"signals": signals})
+    (store,) = label_recipe(wanted, tmp_path / "run", say=lambda _line: None)
+    found = compare_with_teacher(wanted, tmp_path / "run", store)
+    assert found
+    assert all(each.ok for each in found), found
+    results = run(wanted, tmp_path / "run", say=lambda _line: None)
+    assert results.named("distilled", "last")[0].metrics["teacher_kl"] >= 0
+
+
+def test_a_teacher_with_other_tokens(tmp_path: Path) -> None:
+    """A teacher whose token ids are taken for the student's, or whose text is not aligned by bytes."""
+    run(recipe(tmp_path), tmp_path / "first", say=lambda _line: None)
+    saved = str(tmp_path / "first" / "teacher" / "last")
+    for alignment, taught in (("shared", {"loss": "kd", "temperature": 1}), ("own", {"loss": "uld"})):
+        terms = [{"loss": "supervised", "weight": 0.5}, {**taught, "weight": 0.5}]
+        wanted = recipe(tmp_path, teacher={"model": saved, "alignment": alignment}, terms=terms)
+        data = wanted.data.model_copy(update={"tokenizer": "bytes", "max_length": 48})
+        found = run(wanted.model_copy(update={"data": data}), tmp_path / alignment, say=lambda _line: None)
+        mine, alone = (found.named(name, "last")[0].metrics["nll"] for name in ("distilled", "alone"))
+        assert math.isfinite(mine)
+        assert mine != alone

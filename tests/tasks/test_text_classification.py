@@ -14,6 +14,7 @@ from limbeck.recipe import Recipe, read_recipe
 from limbeck.results import Results
 from limbeck.run import run
 from limbeck.sources.texts import Tokenizing, load_texts
+from limbeck.stores import compare_with_teacher, label_recipe
 
 GOOD = ("great", "lovely", "superb", "moving", "funny")
 BAD = ("awful", "dull", "lazy", "boring", "weak")
@@ -56,7 +57,7 @@ def recipe(folder: Path, problem: str, **changes: object) -> Recipe:
     data = {"source": str(written(folder, problem)), "vocabulary": 200, "max_length": 24, "problem": problem}
     plain = {
         "name": "tiny", "task": "text-classification", "data": data,
-        "teacher": {"model": "text-lstm", "options": {"width": 16, "hidden": 16}, "train": train},
+        "teacher": {"model": "text-lstm", "options": {"width": 16, "hidden": 16}, "train": {**train, "epochs": 12}},
         "student": {"model": "text-ngrams", "options": {"buckets": 50, "width": 8}},
         "train": train, "seeds": 2, **changes,
     }  # fmt: skip
@@ -137,6 +138,21 @@ def test_a_smaller_teacher_as_the_student(tmp_path: Path) -> None:
     assert module.config.num_hidden_layers == 2
 
 
+def test_a_small_student_starts_from_the_teachers_embeddings(tmp_path: Path) -> None:
+    """`start` that is read and not used; embeddings of other tokens."""
+    config = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32,
+              "max_position_embeddings": 64}  # fmt: skip
+    train = {"steps": 2, "batch_size": 16, "evaluations": 1, "learning_rate": 1e-9}
+    teacher = {"model": "hf:bert", "options": {"pretrained": False, "config": config}, "train": train}
+    student = {"model": "text-static", "options": {"width": 32}, "start": {"embeddings": True}}
+    run(recipe(tmp_path, "single-label", seeds=1, teacher=teacher, student=student, train=train), tmp_path / "run",
+        say=lambda _line: None)  # fmt: skip
+    table = load(tmp_path / "run" / "teacher" / "last").get_input_embeddings().weight
+    mine = load(tmp_path / "run" / "student").embedding.weight
+    similar = torch.nn.functional.cosine_similarity(table @ table[7], mine @ mine[7], dim=0)
+    assert similar > 0.99
+
+
 @pytest.mark.parametrize(
     ("student", "why"),
     [
@@ -157,3 +173,20 @@ def test_keys_of_pictures_are_refused(tmp_path: Path) -> None:
         recipe(tmp_path, "single-label", teacher={"model": "text-lstm", "normalize": "imagenet"})
     with pytest.raises(LimbeckError, match=r"data\.augment: unknown key"):
         recipe(tmp_path, "single-label", data={"source": "x.tsv", "augment": "crop"})
+
+
+def test_from_stored_labels(tmp_path: Path) -> None:
+    """Labels of texts that nobody finds again, or whose check asks for pixels."""
+    place = tmp_path / "labels"
+    teacher = {"model": "text-lstm", "options": {"width": 16, "hidden": 16}, "store": str(place),
+               "train": {"steps": 20, "batch_size": 32, "learning_rate": 0.01}}  # fmt: skip
+    wanted = recipe(tmp_path, "single-label", seeds=1, teacher=teacher)
+    (store,) = label_recipe(wanted, tmp_path / "run", say=lambda _line: None)
+    found = compare_with_teacher(wanted, tmp_path / "run", store)
+    assert found
+    assert all(each.ok for each in found), found
+    stored = run(wanted, tmp_path / "run", say=lambda _line: None)
+    live = wanted.model_copy(update={"teacher": [wanted.teacher[0].model_copy(update={"store": None})]})
+    alive = run(live, tmp_path / "live", say=lambda _line: None)
+    mine, theirs = (each.named("distilled", "last")[0].metrics["nll"] for each in (stored, alive))
+    assert mine == pytest.approx(theirs, abs=5e-3)

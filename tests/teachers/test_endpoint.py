@@ -205,6 +205,20 @@ def test_an_endpoint_that_names_fewer(served: Served, tmp_path: Path) -> None:
     torch.testing.assert_close(answered(store).log_probs[:, :3].isfinite().all(), torch.tensor(True))
 
 
+def test_padding_of_the_model_s_vocabulary_is_no_other_tokenizer(served: Served, tmp_path: Path) -> None:
+    """Rows that a model has beyond its tokenizer, as Qwen's 271, taken for tokens, or for another tokenizer."""
+    more = len(tokenizer()) + 60
+
+    def padded(answer: dict[str, Any]) -> None:
+        for entries in answer["choices"][0]["prompt_logprobs"][1:]:
+            entries[str(more)] = {"logprob": -9999.0, "rank": 7, "decoded_token": None}
+
+    served.change = padded
+    store = asked(served, tmp_path / "asked", k=len(tokenizer()))
+    assert store is not None
+    assert int(answered(store).ids.max()) < len(tokenizer())
+
+
 # -- who is refused -----------------------------------------------------------------------------------------------
 
 
@@ -212,7 +226,7 @@ def spoil(served: Served, change: Any) -> None:
     served.change = change
 
 
-@pytest.mark.parametrize("served", ["vllm", "llama.cpp", "echo"], indirect=True)
+@pytest.mark.parametrize("served", ["vllm", "llama.cpp", "echo", "strings"], indirect=True)
 def test_another_tokenizer_is_refused(served: Served, tmp_path: Path) -> None:
     """Top-k labels by the numbers of another vocabulary."""
     other = train_tokenizer([text[::-1] for text in TEXTS] * 4, kind="bpe", vocabulary=300, lowercase=False)
@@ -345,7 +359,7 @@ def test_it_waits_as_long_as_it_is_asked_to(served: Served, tmp_path: Path) -> N
 def test_what_does_not_pass_is_named(served: Served, tmp_path: Path, fault: Any, says: str) -> None:
     """An endpoint that is asked for ever, or an error without the endpoint's words. What was answered is kept."""
     served.faults = [lambda handler: send(handler, served.answer("/completions", {"prompt": "x"})), fault, fault]
-    once = endpoint(served, timeout=1.0, concurrency=1, attempts=2)
+    once = endpoint(served, timeout=1.0 if "no answer" in says else 20.0, concurrency=1, attempts=2)
     with pytest.raises(
         LimbeckError, match=says + r".*\(asked 2 times\); see that it runs, and run the same command again"
     ):
@@ -406,8 +420,8 @@ def test_nothing_is_sent_elsewhere(served: Served, tmp_path: Path, monkeypatch: 
     """A key sent along to where a server redirects, or a question for this machine to a proxy."""
     monkeypatch.setenv("LIMBECK_API_KEY", KEY)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    served.faults = [lambda handler: send(handler, {}, 307, Location="http://127.0.0.1:9/else")]
-    with pytest.raises(LimbeckError, match=r"307 .*sends elsewhere \(http://127.0.0.1:9/else\), which is not followed"):
+    served.faults = [lambda handler: send(handler, {}, 302, Location="http://127.0.0.1:9/else")]
+    with pytest.raises(LimbeckError, match=r"302 .*sends elsewhere \(http://127.0.0.1:9/else\), which is not followed"):
         texts(served, tmp_path / "texts.jsonl", endpoint=endpoint(served, concurrency=1))
 
 

@@ -16,7 +16,7 @@ from limbeck.losses.curriculum import CTKD, AnnealedKD, ctkd
 from limbeck.losses.decoupled import DKD, NKD, dkd, nkd
 from limbeck.losses.dist import DIST, dist
 from limbeck.losses.exits import BYOT, OFA, ExitKD, byot, ofa
-from limbeck.losses.features import FeatureMSE, feature_mse
+from limbeck.losses.features import FeatureCosine, FeatureMSE, feature_cosine, feature_mse
 from limbeck.losses.flow import FSP, fsp
 from limbeck.losses.masked import MGD, mgd
 from limbeck.losses.methods import METHODS, Method
@@ -85,6 +85,7 @@ __all__ = [
     "AnnealedKD",
     "AttentionMSE",
     "ExitKD",
+    "FeatureCosine",
     "FeatureMSE",
     "GeneralizedJSD",
     "LogitMSE",
@@ -118,6 +119,7 @@ __all__ = [
     "cwd",
     "dist",
     "dkd",
+    "feature_cosine",
     "feature_mse",
     "fsp",
     "generalized_jsd",

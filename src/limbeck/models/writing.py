@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from limbeck.checks import LimbeckError
 from limbeck.models.forward import unwrapped
@@ -27,13 +28,16 @@ class Writing:
         beams: hypotheses that are followed; 1 is greedy.
         most: the most tokens of a hypothesis, the one that ends it included.
         length_penalty: hypotheses are compared by their log-probability over their length to this power.
-        every_beam: gives all hypotheses and their scores, rather than the best alone.
+        every_beam: gives all hypotheses, rather than the best alone.
+        scored: gives their scores as well.
 
     Raises:
         LimbeckError: the model cannot generate, or does not know where to begin.
     """
 
-    def __init__(self, model: nn.Module, *, beams: int, most: int, length_penalty: float, every_beam: bool) -> None:
+    def __init__(
+        self, model: nn.Module, *, beams: int, most: int, length_penalty: float, every_beam: bool, scored: bool
+    ) -> None:
         inner: Any = unwrapped(model)
         if not is_transformers(inner) or not inner.can_generate():
             raise LimbeckError(
@@ -43,7 +47,7 @@ class Writing:
         self.model = inner
         self.most = most
         self.kept = beams if every_beam else 1
-        self.scored = every_beam
+        self.scored = scored
         self._length_penalty = length_penalty
         self._decodes = bool(inner.config.is_encoder_decoder)
         self._settings = self._decoding(beams)
@@ -131,32 +135,35 @@ class Writing:
         ends = torch.isin(tokens, torch.tensor(self.ends, device=tokens.device, dtype=tokens.dtype)).long()
         return tokens.masked_fill(ends.cumsum(1) - ends > 0, -1)
 
+    @torch.no_grad()
     def _scores(self, ids: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
         """The log-probability of each hypothesis over its length to the power of the length penalty, (rows,), from a
         pass over what was written: for the search to give them it would have to keep all logits of all steps."""
-        ids, mask = ids.repeat_interleave(self.kept, 0), mask.repeat_interleave(self.kept, 0)
+        source = self.model.get_encoder()(input_ids=ids, attention_mask=mask)[0] if self._decodes else ids
+        source, mask = source.repeat_interleave(self.kept, 0), mask.repeat_interleave(self.kept, 0)
         step = max(1, SCORED_BYTES // (4 * self.vocabulary * tokens.shape[1]))
-        parts = (slice(start, start + step) for start in range(0, len(ids), step))
-        sums = torch.cat([self._log_probabilities(ids[at], mask[at], tokens[at]) for at in parts])
+        parts = (slice(start, start + step) for start in range(0, len(source), step))
+        sums = torch.cat([self._log_probabilities(source[at], mask[at], tokens[at]) for at in parts])
         return sums / (tokens >= 0).sum(1).clamp(min=1).float().pow(self._length_penalty)
 
-    @torch.no_grad()
-    def _log_probabilities(self, ids: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
+    def _log_probabilities(self, source: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
+        """The sums over tokens (rows, length), given the encoder's states (rows, length, width) or the prompts."""
         real, filled = tokens >= 0, tokens.clamp(min=0)
         if self._decodes:
             first = filled.new_full((len(filled), 1), self._settings.decoder_start_token_id)
-            given = {
-                "input_ids": ids,
+            given: dict[str, Any] = {
+                "encoder_outputs": BaseModelOutput(last_hidden_state=source),
                 "attention_mask": mask,
-                "decoder_input_ids": torch.cat([first, filled[:, :-1]], 1),
             }
+            given["decoder_input_ids"] = torch.cat([first, filled[:, :-1]], 1)
             logits = self.model(**given, use_cache=False).logits
         else:
             seen = torch.cat([mask, real.to(mask.dtype)], 1)
-            given = {"input_ids": torch.cat([ids, filled], 1), "attention_mask": seen}
+            given = {"input_ids": torch.cat([source, filled], 1), "attention_mask": seen}
             places = (seen.cumsum(1) - 1).clamp(min=0)
-            logits = self.model(**given, position_ids=places, use_cache=False).logits[:, ids.shape[1] - 1 : -1]
-        log_p: Tensor = logits.float().log_softmax(-1).gather(2, filled.unsqueeze(2)).squeeze(2)
+            logits = self.model(**given, position_ids=places, use_cache=False).logits[:, source.shape[1] - 1 : -1]
+        logits = logits.float()
+        log_p: Tensor = logits.gather(2, filled.unsqueeze(2)).squeeze(2) - logits.logsumexp(2)
         return log_p.masked_fill(~real, 0.0).sum(1)
 
 

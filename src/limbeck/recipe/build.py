@@ -44,14 +44,15 @@ def build_terms(terms: Sequence[Mapping[str, Any]]) -> list[Term]:
 
 
 def build_loss(entry: Mapping[str, Any], where: str) -> Loss:
-    """A loss from `loss: NAME` and its options; an option that is itself such a mapping is built first."""
+    """A loss from `loss: NAME` and its options; an option that is itself such a mapping is built first. What a loss
+    wraps, its parameter `loss`, is called `of`, as that key names the loss itself."""
     losses = {method.name: method.module for method in METHODS}
     name = entry.get("loss")
     if not isinstance(name, str):
         raise LimbeckError(f"{where}: needs `loss: NAME`; known: {', '.join(sorted(losses))}")
     if name not in losses:
         raise LimbeckError(f"{where}.loss: unknown loss {name!r}{nearest(name, losses)}")
-    known = inspect.signature(losses[name]).parameters
+    known = ["of" if each == "loss" else each for each in inspect.signature(losses[name]).parameters]
     options: dict[str, Any] = {}
     for key, value in entry.items():
         if key == "loss":
@@ -59,7 +60,7 @@ def build_loss(entry: Mapping[str, Any], where: str) -> Loss:
         if key not in known:
             raise LimbeckError(f"{where}.{key}: unknown key for loss {name!r}{nearest(key, [*known, *TERM_KEYS])}")
         nested = isinstance(value, Mapping) and "loss" in value
-        options[key] = build_loss(value, f"{where}.{key}") if nested else _number(value)
+        options["loss" if key == "of" else key] = build_loss(value, f"{where}.{key}") if nested else _number(value)
     try:
         return losses[name](**options)
     except (TypeError, ValueError) as error:

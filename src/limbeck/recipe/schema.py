@@ -47,9 +47,10 @@ class TeacherRecipe(ModelRecipe):
     """A model that teaches. With `train` it is first trained in the run, on all labels of the training split.
 
     `normalize` and `size` tell how a ready-made teacher wants its pixels; by default as the student gets them, or as
-    the saved folder or timm says. `tokenizer` is the folder or hub id of its tokenizer, where its own has none. `store`
-    is the folder of its label store: where `limbeck label` writes it, and what a run learns from once it is there;
-    alone, without `model`, it must be there.
+    the saved folder or timm says. `tokenizer` is the folder or hub id of its tokenizer, where its own has none. A
+    language model with other tokens than its student teaches where both have read the same bytes: of the tokens that
+    both know (`alignment: shared`), or of its own, for `uld` (`own`). `store` is the folder of its label store: where
+    `limbeck label` writes it, and what a run learns from once it is there; alone, without `model`, it must be there.
     """
 
     model: str = ""
@@ -59,6 +60,7 @@ class TeacherRecipe(ModelRecipe):
     normalize: str | NormalizeRecipe | None = None
     size: int | None = Field(default=None, ge=1)
     tokenizer: str | None = None
+    alignment: Literal["shared", "own"] | None = None
 
     @field_validator("augment")
     @classmethod
@@ -82,10 +84,12 @@ class TeacherRecipe(ModelRecipe):
 
 
 class StartRecipe(_Strict):
-    """Which of its teacher's layers a student starts from (see `limbeck.starting.copy_layers`), alone as well."""
+    """Which of its teacher's layers a student starts from (see `limbeck.starting.copy_layers`), alone as well; or with
+    `embeddings` its teacher's table of token embeddings, which small text students fit to their width."""
 
     layers: Literal["every", "first", "last", "first-last"] | list[int] = "every"
     blocks: str = ""
+    embeddings: bool = False
 
 
 class StudentRecipe(ModelRecipe):

@@ -48,8 +48,8 @@ def labels_fit(labels: Tensor, num_classes: int | None, where: str) -> None:
         return
     if not labels.is_floating_point():
         labels_in_range(labels, num_classes, where)
-    elif labels.shape[1] != num_classes:
-        raise LimbeckError(f"{where}: labels have {labels.shape[1]} columns, the models {num_classes} classes")
+    elif (columns := labels.shape[1] if labels.dim() > 1 else 1) != num_classes:
+        raise LimbeckError(f"{where}: labels have {columns} columns, the models {num_classes} classes")
 
 
 def collate_samples(batch: Mapping[str, Tensor] | Sequence[Any]) -> dict[str, Tensor]:

@@ -20,7 +20,9 @@ from limbeck.store import LabelStore
 from limbeck.tasks.classification import SOFTENED
 from limbeck.tasks.task import Opening, Task, Unmeasured
 from limbeck.tasks.texts import TextualSettings, own_tokenizing, shown, students_tokenizing, teachers_tokenizing
-from limbeck.teachers import Adapter, Live, Stored, Teacher
+from limbeck.teachers import Live, Stored, Teacher
+from limbeck.teachers.retokenized import Retokenized
+from limbeck.teachers.shared_tokens import SharedTokens, across_tokenizers
 
 SAMPLES, PROMPT, WRITTEN = 6, 24, 32
 """Continuations in the report, the tokens that they begin with, and those that are written."""
@@ -113,7 +115,10 @@ def _describe(split: PackedSet, _data: LanguageData) -> str:
 
 
 def _shape(data: LanguageData) -> TextShape:
-    tokenizing = data.train.tokenizing
+    return _shape_of(data.train.tokenizing)
+
+
+def _shape_of(tokenizing: Tokenizing) -> TextShape:
     return TextShape(
         num_classes=0,
         vocabulary=tokenizing.vocabulary,
@@ -134,6 +139,10 @@ def _predict(
             log.warning("%s", why)
             return Unmeasured(why)
         read = read.fallback
+    if isinstance(read, Retokenized | SharedTokens):
+        why = f"{label}: the teacher reads other tokens than the student, so it was not measured beside it"
+        log.warning("%s", why)
+        return Unmeasured(why)
     if isinstance(read, Teacher):
         read.require(["logits"])
     else:
@@ -180,14 +189,19 @@ def _continued(model: Any, prompt: torch.Tensor, tokenizer: Any) -> str:
     return shown(str(tokenizer.decode(written[0, len(prompt) :])))
 
 
-def _seen_by(data: LanguageData, _said: Mapping[str, Any]) -> LanguageData:
-    return data
+def _bridged(teacher: Teacher, data: LanguageData, said: Mapping[str, Any]) -> Teacher:
+    """A teacher with a tokenizer of its own, at the places where it has read what the student has read."""
+    own = data.train.tokenizing
+    theirs = teachers_tokenizing(said, own)
+    if theirs is None:
+        return teacher
+    shared = said.get("alignment") != "own"
+    return across_tokenizers(teacher, theirs.tokenizer, own.tokenizer, shared=shared, max_length=theirs.max_length)
 
 
-def _adapter(data: LanguageData, _model: nn.Module | None, said: Mapping[str, Any]) -> Adapter | None:
+def _teacher_shape(data: LanguageData, said: Mapping[str, Any]) -> TextShape:
     theirs = teachers_tokenizing(said, data.train.tokenizing)
-    assert theirs is None
-    return None
+    return _shape_of(theirs or data.train.tokenizing)
 
 
 LANGUAGE_MODELLING = Task(
@@ -203,9 +217,11 @@ LANGUAGE_MODELLING = Task(
     labelled=_labelled,
     describe=_describe,
     shape=_shape,
-    seen_by=_seen_by,
-    teacher_shape=lambda data, _said: _shape(data),
-    adapter=_adapter,
+    teacher_keys=frozenset({"tokenizer", "alignment"}),
+    seen_by=lambda data, _said: data,
+    teacher_shape=_teacher_shape,
+    adapter=lambda _data, _model, _said: None,
+    bridged=_bridged,
     preparation=lambda data: data.train.tokenizing,
     predict=_predict,
     validate=_validate,

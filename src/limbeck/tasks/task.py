@@ -13,7 +13,7 @@ from limbeck.checks import LimbeckError
 from limbeck.measures import Measure, measure_of
 from limbeck.models import Shape, TextShape
 from limbeck.store import LabelStore
-from limbeck.teachers import Adapter
+from limbeck.teachers import Adapter, Teacher
 from limbeck.types import Batch
 
 Say = Callable[[str], None]
@@ -97,6 +97,7 @@ class Task:
         adapter: what brings the student's batches to a teacher that wants others, likewise; None where they are the
             same. What is said are the teacher's keys of the recipe, `model`, its options, and the `preparation` of a
             saved folder.
+        bridged: a teacher that was opened, made to speak of the student's tokens where it has others.
         preparation: how samples reach a model, as a saved folder keeps it.
         predict: a model's answers to a split.
         validate: from a module, the validation split and settings to its measures, cheap enough to ask for often.
@@ -121,6 +122,7 @@ class Task:
     seen_by: Callable[[Any, Mapping[str, Any]], TaskData]
     teacher_shape: Callable[[Any, Mapping[str, Any]], Shape | TextShape]
     adapter: Callable[[Any, nn.Module | None, Mapping[str, Any]], Adapter | None]
+    bridged: Callable[[Teacher, Any, Mapping[str, Any]], Teacher] = lambda teacher, _data, _said: teacher
     preparation: Callable[[Any], Any]
     predict: Predict
     validate: Callable[[nn.Module, Any, Any], dict[str, float]]

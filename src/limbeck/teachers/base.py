@@ -19,10 +19,12 @@ class Teacher(ABC):
     Attributes:
         onto: the names of the classes that its logits were mapped onto; None where they are as they come.
         known: those of them that it knows.
+        compact: whether its signals of texts have rows only for the tokens that count.
     """
 
     onto: tuple[str, ...] | None = None
     known: frozenset[str] = frozenset()
+    compact: bool = False
 
     @abstractmethod
     def __call__(self, batch: Batch) -> Signal:
@@ -43,6 +45,11 @@ class Teacher(ABC):
     def as_part(self) -> Teacher:
         """This teacher as one of several, where it need not know all classes."""
         return self
+
+    def masks(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Of which tokens of a batch it says something, (batch, length) boolean by signal, as the masks of its signals
+        are, but without running it; empty where it speaks of all."""
+        return {}
 
     def identity(self) -> str:
         """A hash of all that decides this teacher's answers; the same on any machine."""

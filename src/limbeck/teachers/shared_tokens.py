@@ -39,6 +39,8 @@ class SharedTokens(Teacher):
         temperature: T > 0, which must be that of the terms' losses.
     """
 
+    compact = True
+
     def __init__(self, teacher: Retokenized, *, temperature: float = 1.0) -> None:
         self.teacher = teacher
         self.temperature = positive(temperature, "SharedTokens temperature")

@@ -39,6 +39,8 @@ class Stored(Teacher):
             not in the store and there is no fallback, or a sample is not what the teacher saw.
     """
 
+    compact = True  # a store holds no rows for padding
+
     def __init__(self, store: LabelStore | str | Path, fallback: Teacher | None = None) -> None:
         self.store = store if isinstance(store, LabelStore) else LabelStore.open(store)
         self.fallback = fallback

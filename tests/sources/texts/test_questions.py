@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import processors
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -256,6 +257,15 @@ def test_nothing_to_read(kind: str) -> None:
     assert batch["labels"][[0, 2]].tolist() == [0, 0]
     assert bool((batch["labels"][[1, 3]] > 0).all())
     assert batch["span_mask"][0].nonzero().flatten().tolist() == [0]
+
+
+def test_a_question_without_any_token_is_named() -> None:
+    """An index out of range in a batch, where a tokenizer adds nothing and there is nothing to read."""
+    bare = Tokenizing(train_tokenizer([CONTEXT], kind="bytes"), 48)
+    bare.tokenizer.backend_tokenizer.post_processor = processors.Sequence([])
+    made = WindowSet([ask("fine", "Who?", "Rollo"), ask("none", "", "", "")], bare, stride=4, name="test set")
+    with pytest.raises(LimbeckError, match="test set: question 'none' and its context give no token; leave it out"):
+        len(made)
 
 
 def test_mistakes_are_named() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from limbeck.losses.decoupled import DKD, NKD
 from limbeck.losses.dist import DIST
-from limbeck.losses.features import FeatureMSE
+from limbeck.losses.features import FeatureCosine, FeatureMSE
 from limbeck.losses.methods.method import Method
 from limbeck.losses.multilabel import SigmoidKD
 from limbeck.losses.regression import SupervisedMSE
@@ -145,6 +145,17 @@ ANSWERS: tuple[Method, ...] = (
         weight=100.0,
         supervised_weight=1.0,
         weights="as in the mdistiller benchmark; depends on the feature's scale",
+    ),
+    Method(
+        module=FeatureCosine,
+        family="features",
+        needs="the embedding of both models, a projector where widths differ",
+        says="one minus the cosine of features: their directions, whatever their length",
+        paper="Sanh et al. 2019 (DistilBERT)",
+        arxiv="1910.01108",
+        weight=1.0,
+        supervised_weight=2.0,
+        weights="1, beside 2 for the labels and 5 for KD at T = 2: the authors' code",
     ),
     Method(
         module=Supervised,

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -109,6 +109,10 @@ class TextSet(Dataset[dict[str, Tensor]]):
         """What the text at a position is compared with, if there is something."""
         pairs = self._tokenized.pairs
         return None if pairs is None else pairs[int(self._rows[index])]
+
+    def prepared_as(self) -> dict[str, Any]:
+        """How texts become tokens, as plain values."""
+        return {"tokenizer": self.tokenizing.identity(), "max_length": self.tokenizing.max_length}
 
     def with_tokenizing(self, tokenizing: Tokenizing) -> TextSet:
         """The same samples as another tokenizer reads them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping, Sequence
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -128,6 +128,15 @@ class PairSet(Dataset[dict[str, Tensor]]):
         return tuple(
             target if shown else None for target, shown in zip(self._targets, self._shown.tolist(), strict=True)
         )
+
+    def prepared_as(self) -> dict[str, Any]:
+        """How both sides become tokens, as plain values."""
+        sides = {"source": self.tokenizing, "target": self.target_tokenizing}
+        return {
+            **{f"{side}_{key}": value for side, each in sides.items()
+               for key, value in (("tokenizer", each.identity()), ("max_length", each.max_length))},
+            "start": self.start_id,
+        }  # fmt: skip
 
     def decode(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """The texts of token ids, as a model writes them, without special tokens."""

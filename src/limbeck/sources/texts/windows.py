@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from limbeck.checks import LimbeckError
 from limbeck.sources.ids import text_ids
 from limbeck.sources.texts.squad import Question
 from limbeck.sources.texts.tokenizing import Tokenizing
@@ -117,11 +118,14 @@ class WindowMaker:
             verbose=False,
         )
         lengths = np.array([len(row) for row in encoded["input_ids"]])
-        offsets = np.concatenate([np.array(row, np.int32) for row in encoded["offset_mapping"]])
+        owners = np.array(encoded["overflow_to_sample_mapping"]) + chunk.start
+        if not lengths.all():
+            name = self.questions[owners[lengths.argmin()]].id
+            raise LimbeckError(f"{self.name}: question {name!r} and its context give no token; leave it out")
+        offsets = np.concatenate([np.array(row, np.int32).reshape(-1, 2) for row in encoded["offset_mapping"]])
         inside = np.array([part == 1 for row in range(len(lengths)) for part in encoded.sequence_ids(row)])
         inside &= offsets[:, 1] > offsets[:, 0]  # a token without characters is no part of an answer
         offsets[~inside] = -1
-        owners = np.array(encoded["overflow_to_sample_mapping"]) + chunk.start
         spans, lost = self._spans(offsets, lengths, owners)
         flat = {
             "input_ids": np.concatenate([np.array(row, np.int32) for row in encoded["input_ids"]]),

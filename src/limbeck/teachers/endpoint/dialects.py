@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
-from limbeck.alignment import TokenBytes
+from limbeck.alignment import TokenBytes, sentence_piece
 from limbeck.checks import LimbeckError
 from limbeck.teachers.endpoint.client import Client, Refused
 
@@ -23,6 +23,9 @@ NUMBERED = "token_id:"
 
 LEAST = -9999.0
 """What vLLM writes for a probability of 0; llama.cpp writes the lowest float."""
+
+PADDING = 4096
+"""By how many rows more than its tokenizer has tokens a model's vocabulary may be padded."""
 
 REMEDY = "so top-k labels cannot be had from it; ask for the texts that it writes instead (sequence-level)"
 
@@ -40,25 +43,36 @@ class Names:
         self.where = where
 
     def named(self, name: str) -> int | None:
-        """The token of a name; None where several or none have it, as half a character has no name."""
+        """The token of a name; None where several have it, as half a character has no name of its own.
+
+        Raises:
+            LimbeckError: no token has it.
+        """
         if name.startswith(NUMBERED) and name[len(NUMBERED) :].isdigit():
             return self.checked(int(name[len(NUMBERED) :]))
-        return self._by_text.get(name)
+        known, several = self._by_text
+        if name in known:
+            return known[name]
+        if name in several or name.startswith("bytes:") or "\ufffd" in name:
+            return None
+        raise self.other(f"it has a token {name!r}")
 
-    def checked(self, index: int, text: str | None = None, written: Sequence[int] | None = None) -> int:
-        """Gives a token's number back.
+    def checked(self, index: int, text: str | None = None, written: Sequence[int] | None = None) -> int | None:
+        """Gives a token's number back; None where it only pads the model's vocabulary.
 
         Raises:
             LimbeckError: the endpoint calls it by another `text`, or writes it with other bytes (`written`), than the
                 student's tokenizer.
         """
         pieces = self._tokens.pieces
-        if not 0 <= index < len(pieces):
+        if not 0 <= index < len(pieces) + PADDING:
             raise self.other(f"it has a token {index}, of which the student's tokenizer knows {len(pieces):,}")
+        if index >= len(pieces):
+            return None
         own = pieces[index]
         if own is None:
             return index  # special tokens are written in many ways, or not at all
-        theirs = bytes(written) if written else (text or "").replace("▁", " ").encode()
+        theirs = bytes(written) if written else sentence_piece(text or "")
         known = written or (text is not None and "\ufffd" not in text)
         # A space before a word is dropped by some when they write a token alone; half a character by all.
         if known and theirs.strip() != own.strip() and (written or _whole(own)):
@@ -72,14 +86,15 @@ class Names:
         return LimbeckError(f"{self.where}: its tokenizer is not the student's ({why}), {REMEDY}")
 
     @cached_property
-    def _by_text(self) -> dict[str, int]:
+    def _by_text(self) -> tuple[dict[str, int], set[str]]:
+        """The tokens whose text no other has, and the texts that several have."""
         found: dict[str, int] = {}
-        several = set()
+        several = {""}
         for index, piece in enumerate(self._tokens.pieces):
             text = self._tokens.special.get(index, "") if piece is None else piece.decode(errors="replace")
             several |= {text} if text in found else set()
             found[text] = index
-        return {text: index for text, index in found.items() if text not in several and "\ufffd" not in text}
+        return {text: index for text, index in found.items() if text not in several}, several
 
 
 def probed(client: Client, names: Names, ids: Sequence[int], k: int) -> tuple[Form, list[Entries]]:
@@ -199,22 +214,20 @@ def _generated(answer: Mapping[str, Any], names: Names) -> Entries | None:
 
 def _entries(given: Any, names: Names) -> Entries:
     """Log-probabilities by token, from any of the forms."""
-    found: Entries = {}
+    listed: list[tuple[int | None, Any]] = []
     if isinstance(given, Mapping):
         for name, value in given.items():
             if isinstance(value, Mapping):
                 text = value.get("decoded_token")
-                found[names.checked(int(name), text if isinstance(text, str) else None)] = _log(
-                    value.get("logprob"), names
-                )
-            elif (index := names.named(str(name))) is not None:
-                found[index] = _log(value, names)
+                listed.append((names.checked(int(name), text if isinstance(text, str) else None), value.get("logprob")))
+            else:
+                listed.append((names.named(str(name)), value))
     elif isinstance(given, list):
         for each in given:
-            text, written = each.get("token"), each.get("bytes")
-            index = names.checked(each["id"], None, written) if "id" in each else names.named(str(text))
-            if index is not None:
-                found[index] = _log(each.get("logprob"), names)
+            by_number = "id" in each
+            index = names.checked(each["id"], None, each.get("bytes")) if by_number else names.named(str(each["token"]))
+            listed.append((index, each.get("logprob")))
+    found = {index: _log(value, names) for index, value in listed if index is not None}
     total = math.fsum(math.exp(value) for value in found.values())
     if total > 1.001:
         raise LimbeckError(
