@@ -30,8 +30,8 @@ def main() -> None:
         torch.manual_seed(seed)
         student = build(ModelSpec(recipe.student.model, {}), Shape(10, 1, (8, 8)))
         trained = train(Distiller(student), split, None, replace(recipe.train, steps=steps), seed=seed)
-        logits, labels = TASK.predict(trained.module, data.test)
-        accuracies.append(100 * TASK.metrics(logits, labels)["accuracy"])
+        found = TASK.predict(trained.module, data.test, label="test")
+        accuracies.append(100 * found.metrics()["accuracy"])
     mean, deviation = statistics.mean(accuracies), statistics.stdev(accuracies)
     print(f"alone on {len(split)} labels, full batches, {steps} steps: {mean:.2f} ± {deviation:.2f} %")
 

@@ -218,7 +218,7 @@ def test_starts_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(LimbeckError, match=r"start\.layer: unknown key; did you mean 'layers'"):
         recipe("student.start={layer: every}")
     ensemble = "teacher=[{model: resnet14, train: {steps: 1}}, {model: resnet14, train: {steps: 1}}]"
-    with pytest.raises(LimbeckError, match="layers of one teacher that runs, and there are 2"):
+    with pytest.raises(LimbeckError, match="weights from one teacher that runs, and there are 2"):
         go(tmp_path / "run", ensemble, "student={model: resnet8, start: {}}")
 
 
@@ -264,6 +264,6 @@ def test_a_source_must_run(tmp_path: Path) -> None:
             pass
 
     with pytest.raises(LimbeckError, match="there are 0; name one teacher"):
-        students._first_module(lambda _seed: Silent())
+        students._only_module(Silent())
     module = nn.Linear(2, 2)
-    assert students._first_module(lambda _seed: Live(module)) is module
+    assert students._only_module(Live(module)) is module

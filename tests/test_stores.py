@@ -87,7 +87,7 @@ def test_other_data_or_augmentation_is_refused(place: Path) -> None:
             "data.validation=0.3",
             "287 of the 1,294 samples among which .* drew partners for mixing are not in",
         ),
-        ("data.size=16", "was written for pixels prepared with .* this data is prepared with"),
+        ("data.size=16", "was written for samples prepared with .* this data is prepared with"),
     ):
         with pytest.raises(LimbeckError, match=message):
             run(read_recipe(str(recipe_at(place)), [change]), place / "changed", say=quiet)
@@ -163,7 +163,7 @@ def test_a_comparison_finds_another_teacher(place: Path, tmp_path: Path) -> None
     assert "other weights" in bad[0].text
     nobody = compare_with_teacher(other, tmp_path / "nothing", store)
     assert "not looked at" in nobody[0].text
-    assert [finding.topic for finding in inspect_store(store)][:3] == ["teacher", "records", "pixels"]
+    assert [finding.topic for finding in inspect_store(store)][:3] == ["teacher", "records", "samples"]
 
 
 @pytest.mark.parametrize(

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
-import accelerate.accelerator
-import accelerate.optimizer
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_pt_utils import nested_gather
 
 from limbeck.balance import GradientNorms, on_labels
+from limbeck.beside import (
+    FollowStudent,
+    HasEpochs,
+    MakesBatches,
+    SetEpoch,
+    TellProgress,
+    TermLog,
+    lookups_made_once,
+)
 from limbeck.checks import LimbeckError
 from limbeck.distiller import Distiller
 from limbeck.gradients import probe
 from limbeck.models import save
 from limbeck.sources import collate_samples, ids_of
 from limbeck.teachers import fingerprint
-from limbeck.types import Batch
 
 log = logging.getLogger(__name__)
 
@@ -82,17 +84,17 @@ class DistillTrainer(Trainer):
             distiller,
             args,
             data_collator=data_collator or collate_samples,
-            callbacks=[_TellProgress(), _FollowStudent(), *(callbacks or [])],
+            callbacks=[TellProgress(), FollowStudent(), *(callbacks or [])],
             **trainer_options,
         )
-        if isinstance(self.train_dataset, _HasEpochs):
-            self.add_callback(_SetEpoch(self.train_dataset))
+        if isinstance(self.train_dataset, HasEpochs):
+            self.add_callback(SetEpoch(self.train_dataset))
         if self.train_dataset is not None and any(term.loss.needs_ids for term in distiller.objective.terms):
             distiller.prepare(ids_of(self.train_dataset, self.data_collator, self.args.dataloader_num_workers))
         # The loss divides by counts over the whole step, so the Trainer must not divide it again.
         self.model_accepts_loss_kwargs = True
         self._validate = validate
-        self._term_log = _TermLog(distiller)
+        self._term_log = TermLog(distiller)
         self._balances = isinstance(distiller.objective.balance, GradientNorms)
         self.probe_every = probe_every or (PROBE_EVERY if self._balances else 0)
         self._probed = -1
@@ -116,7 +118,7 @@ class DistillTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The batches of a step and their counts; what the Distiller makes itself comes in place of the data's."""
-        if isinstance(self.model, _MakesBatches):
+        if isinstance(self.model, MakesBatches):
             epoch_iterator = map(self.model.training_batch, epoch_iterator)
         return super().get_batch_samples(epoch_iterator, num_batches, device)
 
@@ -173,7 +175,7 @@ class DistillTrainer(Trainer):
         """Trains as transformers.Trainer does; raises LimbeckError if the teacher was changed by it."""
         modules = list(self.model.teacher.modules()) if self.model.teacher is not None else []
         before = fingerprint(modules)
-        with _lookups_made_once():
+        with lookups_made_once():
             result = super().train(*args, **kwargs)
         if fingerprint(modules) != before:
             raise LimbeckError(
@@ -322,124 +324,3 @@ def checkpoints(folder: Path) -> list[Path]:
 def last_checkpoint(folder: Path) -> Path | None:
     """The checkpoint to resume from, or None."""
     return next(reversed(checkpoints(folder)), None)
-
-
-@contextmanager
-def _lookups_made_once() -> Iterator[None]:
-    """Lets accelerate look for the LOMO package once a run: it searches all of sys.path twice a step, which is a tenth
-    of a small model's step."""
-    name = "is_lomo_available"
-    modules = (accelerate.accelerator, accelerate.optimizer)
-    found = {module: vars(module)[name] for module in modules if name in vars(module)}
-    for module, lookup in found.items():
-        setattr(module, name, cache(lookup))
-    try:
-        yield
-    finally:
-        for module, lookup in found.items():
-            setattr(module, name, lookup)
-
-
-@runtime_checkable
-class _HasEpochs(Protocol):
-    """A data set that shows its samples otherwise in each epoch."""
-
-    def set_epoch(self, epoch: int) -> None: ...
-
-
-@runtime_checkable
-class _MakesBatches(Protocol):
-    """A Distiller that learns from batches of its own (OnPolicy)."""
-
-    def training_batch(self, batch: Batch) -> Batch: ...
-
-
-class _SetEpoch(TrainerCallback):
-    """Tells the training data its epoch: accelerate does not within a resumed one, or on several processes."""
-
-    def __init__(self, dataset: _HasEpochs) -> None:
-        self._dataset = dataset
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._dataset.set_epoch(int(state.epoch or 0))
-
-
-class _TellProgress(TrainerCallback):
-    """Tells the Distiller how far the training is, for schedules; a resumed one is told the same."""
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        kwargs["model"].progress(float(state.epoch or 0.0), state.global_step / max(state.max_steps, 1))
-
-
-class _FollowStudent(TrainerCallback):
-    """Lets a teacher that follows its student (Ema) do so after every optimizer step."""
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        distiller: Distiller = kwargs["model"]
-        if distiller.teacher is not None:
-            distiller.teacher.update(distiller.student)
-
-
-class _TermLog:
-    """Collects the terms' values on the device, and brings them to the host when the Trainer logs."""
-
-    CONSTANT_AFTER = 20
-    """Steps without the least change after which a term is called constant."""
-
-    def __init__(self, distiller: Distiller) -> None:
-        self._names = [term.name for term in distiller.objective.terms]
-        self._values: list[Tensor] = []
-        self._first: list[float | None] = [None] * len(self._names)
-        self._steps = 0
-        self._warned: set[str] = set()
-
-    def add(self, terms: dict[str, Tensor]) -> None:
-        self._values.extend(terms.values())
-
-    def drain(self, trainer: DistillTrainer) -> dict[str, float]:
-        if not self._values:
-            return {}
-        values = torch.stack([value.float() for value in self._values]).view(-1, len(self._names))
-        self._values = []
-        if trainer.args.world_size > 1:
-            gathered = nested_gather(values.unsqueeze(0), trainer.args.parallel_mode)
-            values = gathered.mean(0)
-        steps = values.cpu()
-        self._steps += len(steps)
-        self._check_finite(steps, trainer.state.global_step)
-        self._check_constant(steps)
-        # With denominators over the whole step, its batches' values add up to the step's mean.
-        pieces = trainer.args.gradient_accumulation_steps if trainer.args.gradient_accumulation_steps > 1 else 1
-        means = steps.mean(0) * pieces
-        return {f"term/{name}": mean for name, mean in zip(self._names, means.tolist(), strict=True)}
-
-    def _check_finite(self, steps: Tensor, step: int) -> None:
-        broken = ~steps.isfinite()
-        if not broken.any():
-            return
-        first = int(broken.any(1).nonzero()[0])
-        names = [name for name, bad in zip(self._names, broken[first].tolist(), strict=True) if bad]
-        value = steps[first][broken[first]][0].item()
-        raise LimbeckError(
-            f"term {' and '.join(map(repr, names))} became {value} at batch {max(step - len(steps), 0) + first + 1}; "
-            "look for NaN in the data, lower the learning rate, or clip gradients (max_grad_norm=1.0)"
-        )
-
-    def _check_constant(self, steps: Tensor) -> None:
-        for index, name in enumerate(self._names):
-            column = steps[:, index]
-            first = self._first[index]
-            if first is None:
-                first = self._first[index] = float(column[0])
-            if name in self._warned or not bool(column.eq(first).all()):
-                self._first[index] = float("nan")  # equal to nothing: this term is known to move
-                continue
-            if self._steps >= self.CONSTANT_AFTER:
-                self._warned.add(name)
-                log.warning(
-                    "term %r was exactly %s in all of the first %d steps: it teaches nothing. Look at what it "
-                    "compares (the same tensor on both sides, a detached one, a weight of 0, no labelled samples).",
-                    name,
-                    json.dumps(self._first[index]),
-                    self._steps,
-                )

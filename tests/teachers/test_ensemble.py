@@ -220,11 +220,11 @@ def test_each_teacher_has_its_own_preparation() -> None:
 def test_teachers_are_measured_without_the_labels() -> None:
     """A teacher weighed by the labels of the test split would be praised for knowing them."""
     from limbeck.sources import as_training_data
-    from limbeck.tasks.image_classification import predict
+    from limbeck.tasks.classification import predict
 
     sure = 5.0 * nn.functional.one_hot(torch.tensor([1, 2, 3, 0, 1, 2, 3]), CLASSES).float()
     both = Ensemble([Says(sure), Says(torch.zeros(7, CLASSES))], combine="confidence", temperature=1.0)
     data, collate = as_training_data((torch.zeros(7, 2), torch.arange(7) % CLASSES), CLASSES)
-    scores, labels = predict(both, data, collate=collate)
-    assert torch.equal(labels, torch.arange(7) % CLASSES)
-    torch.testing.assert_close(scores, both(batch(None))["logits"])
+    found = predict(both, data, collate=collate)
+    assert torch.equal(found.labels, torch.arange(7) % CLASSES)
+    torch.testing.assert_close(found.logits, both(batch(None))["logits"])

@@ -8,19 +8,16 @@ from limbeck.recipe.build import (
     build_loss,
     build_terms,
 )
-from limbeck.recipe.schema import (
-    TEACHER_KEYS,
+from limbeck.recipe.parts import (
     AssistantRecipe,
     LabelRecipe,
     ModelRecipe,
-    Recipe,
     SequenceRecipe,
     StartRecipe,
     StudentRecipe,
     TeacherRecipe,
-    read_recipe,
-    shipped_recipes,
 )
+from limbeck.recipe.schema import TEACHER_KEYS, Recipe, read_recipe, shipped_recipes
 
 __all__ = [
     "TEACHER_KEYS",

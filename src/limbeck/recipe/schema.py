@@ -6,17 +6,26 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from limbeck.balance import Balancing
 from limbeck.checks import LimbeckError, nearest
-from limbeck.recipe.build import build_codecs, build_terms
-from limbeck.sources import build_augmentation
+from limbeck.recipe.build import build_terms
+from limbeck.recipe.parts import (
+    AssistantRecipe,
+    LabelRecipe,
+    OnPolicyRecipe,
+    SequenceRecipe,
+    StartRecipe,
+    Strict,
+    StudentRecipe,
+    TeacherRecipe,
+)
 from limbeck.tasks import IMAGE_CLASSIFICATION, LANGUAGE_MODELLING, TASKS, TRANSLATION, Settings, Task
-from limbeck.tasks.image_classification import NORMALIZATIONS, NormalizeRecipe
+from limbeck.tasks.image_classification import NormalizeRecipe
 from limbeck.training import TrainConfig
 
 PACKAGED = Path(__file__).parents[1] / "recipes"
@@ -32,158 +41,7 @@ SHARED = ("name", "task", "teacher", "seeds", "data.source", "data.size", "data.
 """What all settings of a recipe have in common: one teacher, one test split."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelRecipe(_Strict):
-    """A model by name (`conv-student`, `timm:NAME`, `hf:NAME`, a folder, …) with the options of its builder."""
-
-    model: str
-    options: dict[str, Any] = Field(default_factory=dict)
-
-
-class TeacherRecipe(ModelRecipe):
-    """A model that teaches. With `train` it is first trained in the run, on all labels of the training split.
-
-    `normalize` and `size` tell how a ready-made teacher wants its pixels; by default as the student gets them, or as
-    the saved folder or timm says. `tokenizer` is the folder or hub id of its tokenizer, where its own has none. A
-    language model with other tokens than its student teaches where both have read the same bytes: of the tokens that
-    both know (`alignment: shared`), or of its own, for `uld` (`own`). `store` is the folder of its label store: where
-    `limbeck label` writes it, and what a run learns from once it is there; alone, without `model`, it must be there.
-    """
-
-    model: str = ""
-    store: str | None = None
-    train: TrainConfig | None = None
-    augment: Any = None
-    normalize: str | NormalizeRecipe | None = None
-    size: int | None = Field(default=None, ge=1)
-    tokenizer: str | None = None
-    alignment: Literal["shared", "own"] | None = None
-
-    @field_validator("augment")
-    @classmethod
-    def _augment(cls, value: Any) -> Any:
-        if value is not None:
-            build_augmentation(value, 8, "teacher.augment")
-        return value
-
-    @model_validator(mode="after")
-    def _something_to_teach_from(self) -> TeacherRecipe:
-        if not self.model and self.store is None:
-            raise ValueError("teacher: needs a model, a store, or both")
-        return self
-
-    @field_validator("normalize")
-    @classmethod
-    def _known(cls, value: str | NormalizeRecipe | None) -> str | NormalizeRecipe | None:
-        if isinstance(value, str) and value not in NORMALIZATIONS:
-            raise ValueError(f"unknown normalization {value!r}{nearest(value, NORMALIZATIONS)}")
-        return value
-
-
-class StartRecipe(_Strict):
-    """Which of its teacher's layers a student starts from (see `limbeck.starting.copy_layers`), alone as well; or with
-    `embeddings` its teacher's table of token embeddings, which small text students fit to their width."""
-
-    layers: Literal["every", "first", "last", "first-last"] | list[int] = "every"
-    blocks: str = ""
-    embeddings: bool = False
-
-
-class StudentRecipe(ModelRecipe):
-    """The model that learns.
-
-    `model` names it; or `from: teacher` makes it a smaller teacher, with `layers` (how many, or which, or both stacks'
-    by name), `width`, `heads`, `feed_forward` and `vocabulary` (how many tokens): see `limbeck.models.shrink`. With
-    `start` its first weights are its teacher's. With `lora` only small additions to its layers are trained: see
-    `limbeck.models.lora.Lora`.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
-
-    model: str = ""
-    source: Literal["teacher"] | None = Field(default=None, alias="from")
-    layers: int | list[int] | dict[str, int | list[int]] | None = None
-    width: int | None = Field(default=None, ge=1)
-    heads: int | None = Field(default=None, ge=1)
-    feed_forward: int | None = Field(default=None, ge=1)
-    vocabulary: int | None = Field(default=None, ge=1)
-    start: StartRecipe | None = None
-    lora: dict[str, Any] | None = None
-
-    @property
-    def sizes(self) -> dict[str, Any]:
-        """What is smaller than the teacher, by the names of `shrink`."""
-        given = {name: getattr(self, name) for name in ("layers", "width", "heads", "feed_forward", "vocabulary")}
-        return {name: value for name, value in given.items() if value is not None}
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> StudentRecipe:
-        if bool(self.model) == (self.source is not None):
-            raise ValueError("student: needs a model, or `from: teacher` with sizes, and not both")
-        if self.source is None and self.sizes:
-            raise ValueError(f"student.{next(iter(self.sizes))}: is a size of a student `from: teacher`")
-        if self.source is not None and (self.options or self.start is not None):
-            raise ValueError("student: one `from: teacher` takes no options and no start; it begins as its teacher")
-        return self
-
-
-class AssistantRecipe(ModelRecipe):
-    """A model that learns from the teacher, or from the assistant before it, and then teaches; on the student's budget
-    where it has no `train` of its own."""
-
-    train: TrainConfig | None = None
-
-
-class LabelRecipe(_Strict):
-    """What `limbeck label` stores of the teacher.
-
-    `signals` are what to keep and how: a name (`logits`, or a module of the teacher) and its codec with options.
-    `views` is how many augmented views of each training sample are stored, where `data.augment` is not `none`; epochs
-    go through them in turn.
-    """
-
-    signals: dict[str, dict[str, Any]] = Field(default={"logits": {"codec": "dense"}}, min_length=1)
-    views: int = Field(default=4, ge=1)
-    batch_size: int = Field(default=256, ge=1)
-
-    @field_validator("signals")
-    @classmethod
-    def _codecs(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        build_codecs(value)
-        return value
-
-
-class OnPolicyRecipe(_Strict):
-    """How a language model learns from its own continuations: a `share` of the steps goes on from the first `prompt`
-    tokens of the data with `new_tokens` that the student draws at a `temperature`; what is drawn serves `reuse` steps,
-    of the last `size` sequences. See `limbeck.online.OnPolicy`.
-    """
-
-    prompt: int = Field(default=16, ge=1)
-    new_tokens: int = Field(default=48, ge=1)
-    share: float = Field(default=0.5, ge=0, le=1)
-    temperature: float = Field(default=1.0, gt=0)
-    reuse: int = Field(default=1, ge=1)
-    size: int | None = Field(default=None, ge=1)
-
-
-class SequenceRecipe(_Strict):
-    """Sequence-level distillation: the student learns the teacher's own translations in the place of the references
-    (Kim and Rush 2016, arXiv:1606.07947). They are written once, by beam search, and kept in the run folder.
-
-    `mode` is `best`, or `interpolation`: of each text the beam that is nearest to its reference.
-    """
-
-    mode: Literal["best", "interpolation"] = "best"
-    beams: int = Field(default=4, ge=1)
-    max_new_tokens: int = Field(default=64, ge=1)
-    length_penalty: float = 1.0
-
-
-class Recipe(_Strict):
+class Recipe(Strict):
     """A whole experiment. Every field but `name`, `data`, `teacher` and `student` has a default.
 
     `settings` are further experiments with the same teacher: a name, and the keys that it changes. `assistants` stand

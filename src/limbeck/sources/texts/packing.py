@@ -79,11 +79,7 @@ class PackedSet(Dataset[dict[str, Tensor]]):
         self._tokens, self._document = torch.from_numpy(stream.tokens), torch.from_numpy(stream.document)
         borders = np.flatnonzero(np.diff(stream.document)) + 1
         edges = [0, *([] if packed else borders.tolist()), len(stream.tokens)]
-        rows = [
-            row
-            for first, last in itertools.pairwise(edges)
-            for row in _rows(first, last, self.length, overlap)
-        ]
+        rows = [row for first, last in itertools.pairwise(edges) for row in _rows(first, last, self.length, overlap)]
         self._starts, self._stops, self._known = torch.tensor(rows).unbind(1)
         self.ids = self._names([(start, stop) for start, stop, _ in rows])
         self._pieces = self._in_pieces(borders)
