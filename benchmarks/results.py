@@ -9,21 +9,24 @@ import argparse
 from pathlib import Path
 
 from limbeck import report
+from limbeck.measures import measure_of
 from limbeck.metrics import mean_std
 from limbeck.recipe import read_recipe
+from limbeck.report.words import main_measure
 from limbeck.results import Results
 from limbeck.run import run
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
-RECIPES = ("digits", "mnist-dense", "mnist-conv")
+RECIPES = ("digits", "mnist-dense", "mnist-conv", "sst2", "multi30k-en-de", "squad", "wikitext2")
 
 
 def table(results: Results) -> str:
     """A line for each model at its last checkpoint, then the verdict."""
-    lines = [
-        "| model | seeds | accuracy, % | NLL | agreement, % | parameters | training, s |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    main = main_measure(results)
+    shown = [measure_of(key) for key in dict.fromkeys((main.key, "nll", "agreement"))]
+    shown = [measure for measure in shown if any(measure.key in row.metrics for row in results.rows)]
+    headings = ["model", "seeds", *(each.heading for each in shown), "parameters", "latency, ms", "training, s"]
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     names = dict.fromkeys(row.name for row in results.rows)
     for name in names:
         rows = results.named(name)
@@ -35,10 +38,9 @@ def table(results: Results) -> str:
             mean, deviation = mean_std(values)
             return f"{mean:.{digits}f}" + (f" ± {deviation:.{digits}f}" if len(values) > 1 else "")
 
-        lines.append(
-            f"| {name} | {len(rows)} | {cell('accuracy', 100, 2)} | {cell('nll', 1, 3)} | {cell('agreement', 100, 2)} "
-            f"| {rows[0].size.get('parameters', 0):,.0f} | {cell('train_seconds', 1, 1, 'cost')} |"
-        )
+        cells = [cell(each.key, each.factor, 2 if each.share else 3) for each in shown]
+        cells += [f"{rows[0].size.get('parameters', 0):,.0f}", cell("p50", 1, 2, "latency")]
+        lines.append(f"| {' | '.join([name, str(len(rows)), *cells, cell('train_seconds', 1, 1, 'cost')])} |")
     return "\n".join([*lines, "", *report.verdict(results)])
 
 

@@ -102,7 +102,7 @@ def test_the_best_is_a_recipe(finished: tuple[Path, Found], tmp_path: Path, monk
     assert set(best.methods) == {BASELINE, leader}
     top = max(complete[leader], key=lambda trial: trial.value)
     assert best.terms[-1]["weight"] == pytest.approx(top.params[f"{leader}.weight"], rel=1e-2)
-    accuracies = {line.method: line.accuracy for line in found.lines}
+    accuracies = {line.method: line.value for line in found.lines}
     assert accuracies[leader] == top.value == max(value for value in accuracies.values() if value is not None)
     assert "nothing is claimed" in found.sentences[0]
     monkeypatch.setattr("limbeck.report.write", lambda _results, _folder, path: path.write_text("page"))

@@ -165,9 +165,10 @@ def search(
             read, place, seconds_of(budget), names_of_methods(methods),
             trials=trials, cluster=cluster, trust_code=trust_code, say=say,
         )  # fmt: skip
-        table = Table("method", "trials", "to the end", "validation accuracy, %", "with", box=None, padding=(0, 1))
+        heading = f"validation {found.measure.heading}"
+        table = Table("method", "trials", "to the end", heading, "with", box=None, padding=(0, 1))
         for line in found.lines:
-            reached = "–" if line.accuracy is None else f"{100 * line.accuracy:.2f}"
+            reached = "–" if line.value is None else f"{found.measure.factor * line.value:.2f}"
             table.add_row(line.method, str(line.trials), str(line.complete), reached, line.settings)
         console.print(table, highlight=False)
         for sentence in found.sentences:

@@ -18,6 +18,7 @@ from limbeck.clusters import Cluster, connected
 from limbeck.contest import BASELINE, Terms, asked, epochs_of, fitting, method_terms, with_terms
 from limbeck.files import write_text
 from limbeck.losses import METHODS, Method
+from limbeck.measures import Measure
 from limbeck.processes import processes
 from limbeck.recipe import Recipe
 from limbeck.recipe_stores import note_origins
@@ -55,15 +56,17 @@ class Line:
     method: str
     trials: int
     complete: int
-    accuracy: float | None
+    value: float | None
     settings: str
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A search's outcome: a line a method, the most accurate first, what may be said, and the best as a recipe."""
+    """A search's outcome: a line a method, the best first, by which measure, what may be said, and the best as a
+    recipe."""
 
     lines: list[Line]
+    measure: Measure
     sentences: list[str]
     recipe: Recipe
 
@@ -189,18 +192,20 @@ class _Search:
         if kd is None or top is None:
             raise LimbeckError(self._too_short())
         lines = [self._line(name, trial) for name, trial in best.items()]
-        lines.sort(key=lambda line: -(line.accuracy or 0.0))
+        measure = self._session.selected
+        lines.sort(key=lambda line: -measure.rank(line.value))
         terms = {name: self._terms(name, trial.params) for name, trial in ((BASELINE, kd), (leader, top))}
         samples = len(self._session.data.validation)
-        gain = 100 * (_value(top) - _value(kd))
-        said = "plain KD is the best" if leader == BASELINE else f"{leader} is the best, {gain:+.2f} points on plain KD"
+        gain = f"{measure.factor * (_value(top) - _value(kd)):+.2f}{' points' if measure.share else ''}"
+        said = "plain KD is the best" if leader == BASELINE else f"{leader} is better than plain KD by {gain}"
+        one = f", of which one is {100 / samples:.2g} points" if measure.share else ""
         sentences = [
-            f"On {samples:,} validation samples, of which one is {100 / samples:.2g} points, {said}. That is one seed, "
-            "chosen as the best: nothing is claimed before limbeck compare has measured it over several."
+            f"On {samples:,} validation samples{one}, {said} ({measure.title}). That is one seed, chosen as the best: "
+            "nothing is claimed before limbeck compare has measured it over several."
         ]
         changes = {"name": f"{recipe.name}-best", "about": f"{recipe.name} with what limbeck search found: {leader}"}
         changes_of_terms = {"settings": {}, "generations": 1, "terms": terms[leader], "methods": terms}
-        return Found(lines, sentences, recipe.model_copy(update={**changes, **changes_of_terms}))
+        return Found(lines, measure, sentences, recipe.model_copy(update={**changes, **changes_of_terms}))
 
     def _next(self, under_way: Collection[int]) -> Job | None:
         """A trial that waits, or the next of the method that has had the fewest; None for no more."""
@@ -253,7 +258,9 @@ class _Search:
         trials = self._trials(name)
         complete = sum(_complete(trial) for trial in trials)
         settings = "none got to the end" if best is None else _words(_plain_names(best.params))
-        return Line(name, len(trials), complete, None if best is None else _value(best), settings)
+        # Trials keep what is larger for the better, which undoes itself.
+        value = None if best is None else self._session.selected.rank(_value(best))
+        return Line(name, len(trials), complete, value, settings)
 
     def _defaults(self, method: Method) -> dict[str, float]:
         found = {f"{method.name}.weight": method.weight}
@@ -311,5 +318,5 @@ def _value(trial: optuna.trial.FrozenTrial) -> float:
 
 
 def _rank(trial: optuna.trial.FrozenTrial | None) -> tuple[float, float]:
-    """By accuracy; of equal ones, the more likely answers."""
+    """By what is selected on; of equal ones, the more likely answers."""
     return (-math.inf, 0.0) if trial is None else (_value(trial), -trial.user_attrs.get("nll", math.inf))
