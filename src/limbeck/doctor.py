@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -185,13 +185,16 @@ def _step(session: Session, student: nn.Module, teacher: Teacher, *, guessed: bo
     batch = split.__getitems__(_mixed(split, min(recipe.train.batch_size, len(split))))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
-    terms, shortcuts = build_terms(recipe.terms), recipe.train.shortcuts
-    distiller = (
-        Distiller(student, teacher, terms, example=batch, balance=recipe.balance, shortcuts=shortcuts)
-        .to(device)
-        .train()
-    )
-    distiller.prepare(split.ids)
+
+    def built(shortcuts: Collection[str]) -> Distiller:
+        made = Distiller(
+            student, teacher, build_terms(recipe.terms), example=batch, balance=recipe.balance, shortcuts=shortcuts
+        )
+        made.to(device).train().prepare(split.ids)
+        return made
+
+    # Logits that are made in chunks serve one backward pass for all terms together.
+    distiller = built({*recipe.train.shortcuts} - {"linear-head"})
     logits = distiller.student_signal(batch).get("logits")
     if session.data.classes and logits is not None and logits.shape[-1] != len(session.data.classes):
         raise LimbeckError(
@@ -200,6 +203,8 @@ def _step(session: Session, student: nn.Module, teacher: Teacher, *, guessed: bo
     parameters = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
     for term in distiller.objective.terms:
         yield _term(distiller, batch, parameters, term.name, peak_weight(term), guessed=guessed)
+    distiller = built(recipe.train.shortcuts)
+    parameters = [parameter for parameter in distiller.parameters() if parameter.requires_grad]
     seconds, memory = _timed(distiller, batch, parameters)
     steps = recipe.train.steps or round(recipe.train.epochs * max(1, len(split) // recipe.train.batch_size))
     trainings = recipe.seeds * len(recipe.variants())
