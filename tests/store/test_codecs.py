@@ -154,8 +154,18 @@ def test_who_is_served_and_who_is_refused() -> None:
     served = {
         "dense": {m.name for m in METHODS if "teacher" in m.module.inputs},
         "features": {m.name for m in METHODS if "teacher" in m.module.inputs},
-        "top-k": {"kd", "reverse-kl", "generalized-jsd", "skew-kl", "skew-reverse-kl"},
-        "hidden": {"kd", "reverse-kl", "generalized-jsd", "skew-kl", "skew-reverse-kl", "annealed-kd"},
+        "top-k": {"kd", "reverse-kl", "generalized-jsd", "skew-kl", "skew-reverse-kl", "tvd"},
+        "hidden": {
+            "kd",
+            "reverse-kl",
+            "generalized-jsd",
+            "skew-kl",
+            "skew-reverse-kl",
+            "tvd",
+            "akl",
+            "annealed-kd",
+            "uld",
+        },
         "sampled": {"kd"},
         "sequences": set(),
     }
