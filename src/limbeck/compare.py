@@ -17,6 +17,7 @@ from limbeck.bench import latency, processor
 from limbeck.files import write_json
 from limbeck.losses import Supervised
 from limbeck.metrics import holm, paired, size_of
+from limbeck.models import without_answers
 from limbeck.results import Claim, Row
 from limbeck.tasks import Predict, Task
 from limbeck.teachers import Live, Teacher
@@ -26,10 +27,6 @@ from limbeck.types import Batch
 
 ALONE, DISTILLED = "alone", "distilled"
 """What rows are called: the student trained on labels only, and the one with a teacher."""
-
-
-ANSWERS = ("labels", "start_positions", "end_positions")
-"""What a batch has that models are to find."""
 
 
 def alone_terms(terms: Sequence[Term]) -> list[Term]:
@@ -96,17 +93,20 @@ def measure(
     """
     predict = predict or task.predict
     taught: Any = predict(teacher, test, label="test: teacher", workers=workers)
-    example = alone_inputs(test.__getitems__([0]) if example is None else example)
+    example = without_answers(test.__getitems__([0]) if example is None else example)
     one_each = {candidate.family: candidate for candidate in candidates}
     modules = {family: candidate.load().to("cpu").eval() for family, candidate in one_each.items()}
     runs = {family: task.run(module) for family, module in modules.items()}
     teachers = list(teacher.modules())
     if isinstance(teacher, Live):
-        modules["teacher"] = teacher.model.to("cpu").eval()
+        modules["teacher"], home = teacher.model, next(teacher.model.parameters()).device
+        teacher.model.to("cpu").eval()
         prepare, run = teacher.prepare, task.run(teacher.model)
         runs["teacher"] = lambda batch: run(prepare(batch))
     latencies = latency(runs, example)
     sizes = {name: size_of(module, example, runs[name]) for name, module in modules.items()}
+    if isinstance(teacher, Live):
+        teacher.model.to(home)  # students may be compared with what it says, batch by batch
     if "teacher" not in sizes and teachers:
         sizes["teacher"] = {
             "parameters": float(sum(p.numel() for module in teachers for p in module.parameters())),
@@ -134,11 +134,6 @@ def measure(
                 write_json(folder / "details" / "examples.json", shown)
             pictured = True
     return rows
-
-
-def alone_inputs(batch: Batch) -> Batch:
-    """What of a batch a model is run on: all but the answers."""
-    return {name: tensor for name, tensor in batch.items() if name not in ANSWERS}
 
 
 def claims(rows: Sequence[Row], metrics: Sequence[str]) -> list[Claim]:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.checks import LimbeckError
-from limbeck.compare import alone_inputs
 from limbeck.distiller import Distiller
+from limbeck.measures import measure_of
 from limbeck.metrics import size_of
-from limbeck.models import forward_of
+from limbeck.models import forward_of, without_answers
 from limbeck.recipe import Recipe, build_terms
 from limbeck.session import Session, open_data, preview_teacher, training_split
 from limbeck.sources import describe
@@ -103,8 +103,9 @@ def _teaching(recipe: Recipe, data: TaskData, teacher: Teacher) -> Iterator[Find
         split = split.subset(torch.linspace(0, len(split) - 1, SAMPLE).long())
     answers = recipe.kind.predict(teacher, split, label="teacher", settings=recipe.data)
     if not isinstance(answers, Classified):
-        measure, metrics = recipe.kind.main, answers.metrics()
-        yield Finding("note", "teacher", f"{measure.title} {measure.text(metrics[measure.key])} on validation samples")
+        found = ((measure_of(key), value) for key, value in answers.metrics().items() if key in recipe.kind.claimed)
+        said = next((f"{measure.title} {measure.text(value)} on validation samples" for measure, value in found), None)
+        yield Finding("note", "teacher", said or answers.why)
         return
     logits, labels = answers.logits, answers.labels
     if logits is None:
@@ -170,7 +171,7 @@ def _capacity(session: Session, teacher: Teacher, student: nn.Module) -> Iterato
         yield Finding("warning", "capacity", text + "; the student is the larger one: are they swapped?")
     else:
         yield Finding("ok", "capacity", text)
-    example = alone_inputs(session.data.train.__getitems__([0]))
+    example = without_answers(session.data.train.__getitems__([0]))
     flops = size_of(student, example, forward_of(student))["flops"]
     if isinstance(teacher, Live) and flops:
         big = size_of(teacher.model, teacher.prepare(example), forward_of(teacher.model))["flops"]

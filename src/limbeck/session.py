@@ -290,7 +290,7 @@ def _ready_teacher(session: Session, wanted: TeacherRecipe) -> Teacher:
     said, path = _said(wanted), Path(wanted.model)
     if path.is_dir() and is_saved(path):
         same_classes(read_card(path).classes, session.data.classes, str(path))
-    shape = session.task.teacher_shape(session.data, said)
+    shape = session.task.shape_of_teacher(session.data, said)
     model = build(_spec(wanted), shape, trust_code=session.trust_code)
     adapt = session.task.adapter(session.data, model, said)
     return session.task.bridged(Live(model, adapt=adapt, shortcuts=session.recipe.train.shortcuts), session.data, said)

@@ -39,7 +39,7 @@ from limbeck.students import build_student, distiller_of
 from limbeck.tasks import Opening
 from limbeck.teachers import Stored, Teacher, same_inputs
 from limbeck.tokens import TokenPlan
-from limbeck.types import Sampled, Target, TopK
+from limbeck.types import LinearHead, Sampled, Target, TopK, dense_logits
 
 LOGITS = "logits"
 SAMPLE = 256
@@ -242,6 +242,7 @@ def _agreement(stored: Stored, live: Teacher, name: str, batch: Any) -> list[Fin
         plan = TokenPlan(batch, causal=any(is_causal_lm(module) for module in live.modules()))
         answers, wanted = plan.apply(answers), plan.apply(wanted)
     kept, given = answers.target(name), wanted[name].float().cpu()
+    kept = dense_logits(kept) if isinstance(kept, LinearHead) else kept
     if isinstance(kept, Tensor) and name != LOGITS:
         scale, apart = float(given.abs().max()), float((kept - given).abs().max())
         text = f"{name}: largest difference {apart:.2e} of {scale:.2e} on {len(given)} records"

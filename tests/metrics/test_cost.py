@@ -97,3 +97,13 @@ def test_peak_memory_on_cuda() -> None:
     assert peak.source == "cuda"
     assert peak.bytes == 32 * 2**20
     del kept
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_flops_of_recurrent_layers(layers: int) -> None:
+    """The fused LSTM of a processor is one operator without a formula, and counts as nothing."""
+    tokens, width, units = 6, 5, 4
+    model = torch.nn.LSTM(width, units, num_layers=layers, bidirectional=True, batch_first=True)
+    inputs = [width, *[2 * units] * (layers - 1)]
+    products = sum(2 * tokens * 4 * units * (each + units) for each in inputs)
+    assert size_of(model, torch.zeros(3, tokens, width))["flops"] == 2 * products

@@ -10,9 +10,11 @@ import yaml
 
 from limbeck.checks import LimbeckError
 from limbeck.models import load, read_card
+from limbeck.objective import labelled
 from limbeck.recipe import Recipe, read_recipe
 from limbeck.results import Results
 from limbeck.run import run
+from limbeck.session import open_data, training_split
 from limbeck.sources.texts import Tokenizing, load_texts
 from limbeck.stores import compare_with_teacher, label_recipe
 
@@ -190,3 +192,27 @@ def test_from_stored_labels(tmp_path: Path) -> None:
     alive = run(live, tmp_path / "live", say=lambda _line: None)
     mine, theirs = (each.named("distilled", "last")[0].metrics["nll"] for each in (stored, alive))
     assert mine == pytest.approx(theirs, abs=5e-3)
+
+
+@pytest.mark.parametrize("problem", ["multi-label", "regression"])
+def test_some_labels_are_hidden(tmp_path: Path, problem: str) -> None:
+    """Texts without a label that are counted as labelled, because their labels are no classes."""
+    path = written(tmp_path, problem)
+    rows = path.read_text(encoding="utf-8").splitlines()
+    rows[1:] = [row if number % 2 else row.partition("\t")[0] + "\t" for number, row in enumerate(rows[1:])]
+    text = "\n".join(rows) + "\n"
+    (tmp_path / "splits").mkdir()
+    path = tmp_path / "splits" / "train.tsv"
+    path.write_text(text, encoding="utf-8")
+    full = written(tmp_path, problem).read_text(encoding="utf-8").splitlines()
+    for number, name in enumerate(("val", "test")):
+        part = [full[0], *full[1 + 20 * number : 21 + 20 * number]]
+        (tmp_path / "splits" / f"{name}.tsv").write_text("\n".join(part) + "\n", encoding="utf-8")
+    settings = {"source": f"table:{tmp_path / 'splits'}", "vocabulary": 200, "problem": problem, "labelled": 0.5}
+    wanted = recipe(tmp_path, problem, data=settings)
+    data = open_data(wanted, lambda _line: None)
+    split = training_split(wanted, data, 0)
+    known = int(labelled(data.train.labels).sum())
+    assert 0 < known < len(data.train)
+    assert int(labelled(split.labels).sum()) == round(known / 2)
+    assert bool((labelled(data.train.labels) | ~labelled(split.labels)).all())

@@ -13,6 +13,7 @@ from limbeck.checks import LimbeckError
 from limbeck.models import load
 from limbeck.recipe import Recipe, read_recipe
 from limbeck.run import run
+from limbeck.session import open_data, training_split
 
 pytest.importorskip("sacrebleu")
 
@@ -83,6 +84,16 @@ def test_token_and_sequence_level_share_the_student_alone(tmp_path: Path) -> Non
     assert "In the setting “sequences”" in page
     saved = load(folder / "student")
     assert saved.generate(torch.tensor([[5, 6, 2]]), max_new_tokens=3).shape[0] == 1
+
+
+def test_some_translations_are_hidden(tmp_path: Path) -> None:
+    """`labelled` that is read and not used, or that hides the texts too."""
+    wanted = recipe(tmp_path, data={"source": str(pairs(tmp_path)), "vocabulary": 300, "labelled": 20})
+    data = open_data(wanted, lambda _line: None)
+    split = training_split(wanted, data, 0)
+    assert len(split) == len(data.train)
+    assert int(split.labelled.sum()) == 20
+    assert wanted.kind.describe(split, data) == f"{len(split)} texts, 20 of them with a translation"
 
 
 def test_sequence_level_is_of_translations(tmp_path: Path) -> None:

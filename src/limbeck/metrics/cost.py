@@ -59,16 +59,22 @@ def size_of(
 def _evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation without gradients; then each module is back in its own mode, a frozen BatchNorm too."""
     modes = [(module, module.training) for module in model.modules()]
-    # The fused path of nn.TransformerEncoderLayer is one operator without a FLOP formula: it would count as
-    # 0.
+    # The fused path of nn.TransformerEncoderLayer is one operator without a FLOP formula: it would count as 0. So are
+    # the recurrent layers of MKL-DNN and cuDNN, which are matrix products without these.
     fused = torch.backends.mha.get_fastpath_enabled()
+    both: tuple[Any, Any] = (torch.backends.mkldnn, torch.backends.cudnn)
+    libraries = [(library, library.enabled) for library in both]
     torch.backends.mha.set_fastpath_enabled(False)
+    for library, _ in libraries:
+        library.enabled = False
     try:
         model.eval()
         with torch.no_grad():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
+        for library, enabled in libraries:
+            library.enabled = enabled
         for module, training in modes:
             module.training = training
 

@@ -1,7 +1,7 @@
 """Models: the small pairs and the papers' CIFAR nets, all others by name, saving, loading, calling."""
 
 from limbeck.models.cifar import CifarResNet
-from limbeck.models.forward import forward_of, unwrapped
+from limbeck.models.forward import forward_of, unwrapped, without_answers
 from limbeck.models.keras import KerasModule, as_module, is_keras
 from limbeck.models.lora import Lora, add_adapters
 from limbeck.models.names import build, known_models
@@ -38,4 +38,5 @@ __all__ = [
     "save",
     "shrink",
     "unwrapped",
+    "without_answers",
 ]

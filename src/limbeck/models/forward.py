@@ -20,8 +20,8 @@ _STACKS = {"hidden_states": "hidden", "attentions": "attention"}
 
 STACKED = frozenset(_STACKS.values())
 
-_ANSWERS = frozenset({"labels", "start_positions", "end_positions"})
-"""What a transformers model would make its own loss of."""
+ANSWERS = frozenset({"labels", "start_positions", "end_positions"})
+"""What a batch has that models are to find; a transformers model would make its own loss of it."""
 
 SPAN = ("start_logits", "end_logits")
 """What a transformers model gives that looks for an answer in a text: together the signal `logits`."""
@@ -72,7 +72,7 @@ def forward_of(model: nn.Module, options: Collection[str] = ()) -> Callable[[Bat
         return plain
 
     main = inner.main_input_name if is_transformers(inner) else "input_ids"
-    accepted = frozenset(inspect.signature(inner.forward).parameters) - _ANSWERS
+    accepted = frozenset(inspect.signature(inner.forward).parameters) - ANSWERS
     writes = is_transformers(inner) and inner.config.is_encoder_decoder and inner.can_generate()
     decodes = writes and "decoder_input_ids" in accepted
     settings: dict[str, Any] = dict.fromkeys(options, True)
@@ -99,6 +99,12 @@ def forward_of(model: nn.Module, options: Collection[str] = ()) -> Callable[[Bat
         return signal_of(model(**arguments), inner)
 
     return named
+
+
+def without_answers(batch: Batch) -> Batch:
+    """What of a batch a model may see where it is measured: a teacher that weighs others by the labels would have the
+    answers in its hand."""
+    return {name: tensor for name, tensor in batch.items() if name not in ANSWERS}
 
 
 def _reads_tokens(model: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Small classifiers of texts, a thousandth of a transformer's cost: bags of n-grams, an LSTM, static embeddings.
+"""Small classifiers of texts, at a small part of a transformer's cost: bags of n-grams, an LSTM, static embeddings.
 
 Each is called with `input_ids` (batch, length) and `attention_mask` (batch, length), on either side of which there may
 be padding, and gives logits (batch, classes) that no padding changes. Where no mask is given, what is not `pad_id`

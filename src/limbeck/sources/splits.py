@@ -81,6 +81,11 @@ def labelled_mask(labels: Integers, ids: Integers, num_classes: int, labelled: f
     return chosen(labels, ids, apportion(counts, wanted), LABELLED)
 
 
+def kept_mask(known: NDArray[np.bool_], ids: Integers, labelled: float) -> NDArray[np.bool_]:
+    """As `labelled_mask` for samples whose labels are no classes; `known` (n,) says which have one."""
+    return labelled_mask(np.where(known, 0, UNLABELLED).astype(np.int64), ids, 1, labelled)
+
+
 @dataclass(frozen=True, slots=True)
 class ClassBalance:
     """How the labels spread: samples a class, unlabelled ones, and the largest class over the smallest."""

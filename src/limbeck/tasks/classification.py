@@ -15,7 +15,7 @@ from tqdm import tqdm
 from limbeck.checks import LimbeckError, labels_in_range
 from limbeck.labelling import keys_of
 from limbeck.metrics import agreement, classification_details, classification_metrics, fidelity
-from limbeck.models import forward_of
+from limbeck.models import forward_of, without_answers
 from limbeck.sources import collate_samples
 from limbeck.teachers import Stored, Teacher
 from limbeck.types import UNLABELLED, Batch, Signal, TopK
@@ -115,6 +115,19 @@ def predict(
     return Classified(labels, names, logits)
 
 
+def answered(student: Tensor, teacher: Tensor, label: int, classes: Sequence[str]) -> dict[str, Any]:
+    """What the report shows of a sample beside itself: its label, and both answers with their confidence, from the
+    probabilities (classes,) of student and teacher."""
+    mine, theirs = int(student.argmax()), int(teacher.argmax())
+    return {
+        "label": classes[label] if label != UNLABELLED else "",
+        "teacher": classes[theirs],
+        "teacher_confidence": teacher[theirs].item(),
+        "student": classes[mine],
+        "student_confidence": student[mine].item(),
+    }
+
+
 def quick_metrics(predicted: Classified) -> dict[str, float]:
     """Accuracy and negative log-likelihood (nats) of the labelled samples, cheap enough to ask for often."""
     assert predicted.logits is not None
@@ -159,8 +172,7 @@ def _read(
     logits, labels = [], []
     with torch.inference_mode():
         for batch in tqdm(loader, desc=label, leave=False, disable=None):
-            # Without the labels: a teacher that weighs others by them would be measured with the answers in its hand.
-            moved = {name: tensor.to(device) for name, tensor in batch.items() if name != "labels"}
+            moved = {name: tensor.to(device) for name, tensor in without_answers(batch).items()}
             logits.append(read(moved)[LOGITS].float().cpu())
             labels.append(batch["labels"])
     if not logits:
@@ -195,7 +207,7 @@ def _kept(
         missing += int(((rows < 0) | other).sum())
         if missing or signal is None:
             continue
-        target = teacher({name: tensor for name, tensor in batch.items() if name != "labels"}).target(LOGITS)
+        target = teacher(without_answers(batch)).target(LOGITS)
         if isinstance(target, Tensor):
             logits.append(target)
             continue

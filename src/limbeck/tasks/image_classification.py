@@ -20,11 +20,11 @@ from limbeck.models import Shape, forward_of
 from limbeck.sources import Data, ImageSet, build_augmentation, describe, load
 from limbeck.sources.splits import labelled_mask
 from limbeck.store import LabelStore
-from limbeck.tasks.classification import SOFTENED, Classified, predict, quick_metrics
+from limbeck.tasks.classification import SOFTENED, Classified, answered, predict, quick_metrics
 from limbeck.tasks.stored_views import prepared_as_labelled, viewed_as_labelled
-from limbeck.tasks.task import Opening, Settings, Task, kept_labels
+from limbeck.tasks.task import LabelledSettings, Opening, Task
 from limbeck.teachers import Adapter, adapter
-from limbeck.types import UNLABELLED, Preprocessing
+from limbeck.types import Preprocessing
 
 EXAMPLES = 12
 
@@ -34,24 +34,17 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 
 
-class ImageSettings(Settings):
+class ImageSettings(LabelledSettings):
     """Which pictures, and how much of them is labelled.
 
-    `labelled` keeps the labels of that many training samples (an integer: samples; below 1: a share; `all`).
     `augment` is `none`, `crop`, `crop-flip`, or a list of torchvision.transforms.v2 names with their options.
     """
 
     size: int | None = Field(default=None, ge=1)
-    labelled: Any = "all"
     validation: float = Field(default=0.1, gt=0, lt=1)
     augment: Any = "none"
     image_column: str | None = None
     label_column: str | None = None
-
-    @field_validator("labelled")
-    @classmethod
-    def _count(cls, value: Any) -> int | float | str:
-        return kept_labels(value)
 
     @field_validator("augment")
     @classmethod
@@ -176,15 +169,8 @@ def _examples(test: Any, student: Classified, teacher: Classified) -> dict[str, 
     said, taught = student.logits.softmax(-1), teacher.logits.softmax(-1)
 
     def entry(index: int) -> dict[str, Any]:
-        mine, theirs, label = int(said[index].argmax()), int(taught[index].argmax()), int(student.labels[index])
-        return {
-            "png": _png(test.pixels(torch.tensor([index]))[0]),
-            "label": test.classes[label] if label != UNLABELLED else "",
-            "teacher": test.classes[theirs],
-            "teacher_confidence": taught[index, theirs].item(),
-            "student": test.classes[mine],
-            "student_confidence": said[index, mine].item(),
-        }
+        both = answered(said[index], taught[index], int(student.labels[index]), test.classes)
+        return {"png": _png(test.pixels(torch.tensor([index]))[0]), **both}
 
     chosen = disagreements(student.logits, teacher.logits, student.labels, EXAMPLES)
     return {"classes": list(test.classes), **{group: [entry(i) for i in found] for group, found in chosen.items()}}
@@ -216,7 +202,6 @@ IMAGE_CLASSIFICATION = Task(
     labelled=_labelled,
     describe=_describe,
     shape=_shape,
-    seen_by=lambda data, _said: data,
     teacher_shape=_teacher_shape,
     adapter=_adapter,
     preparation=lambda data: data.train.preprocessing,

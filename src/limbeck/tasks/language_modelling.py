@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +17,15 @@ from limbeck.sources.texts import PackedSet, Tokenizing, load_documents
 from limbeck.sources.texts.documents import Apart
 from limbeck.store import LabelStore
 from limbeck.tasks.classification import SOFTENED
-from limbeck.tasks.task import Opening, Task, Unmeasured
-from limbeck.tasks.texts import TextualSettings, own_tokenizing, shown, students_tokenizing, teachers_tokenizing
+from limbeck.tasks.task import Opening, Task, Unmeasured, unmeasured
+from limbeck.tasks.texts import (
+    TextualSettings,
+    own_tokenizing,
+    shape_of,
+    shown,
+    students_tokenizing,
+    teachers_tokenizing,
+)
 from limbeck.teachers import Live, Stored, Teacher
 from limbeck.teachers.retokenized import Retokenized
 from limbeck.teachers.shared_tokens import SharedTokens, across_tokenizers
@@ -28,8 +34,6 @@ SAMPLES, PROMPT, WRITTEN = 6, 24, 32
 """Continuations in the report, the tokens that they begin with, and those that are written."""
 COMPARED = 256
 """Rows on which a student is compared with its teacher token by token."""
-
-log = logging.getLogger(__name__)
 
 
 class LanguageSettings(TextualSettings):
@@ -114,35 +118,17 @@ def _describe(split: PackedSet, _data: LanguageData) -> str:
     return f"{split.tokens:,} tokens ({split.words:,} words, {split.bytes:,} bytes) in {len(split):,} rows"
 
 
-def _shape(data: LanguageData) -> TextShape:
-    return _shape_of(data.train.tokenizing)
-
-
-def _shape_of(tokenizing: Tokenizing) -> TextShape:
-    return TextShape(
-        num_classes=0,
-        vocabulary=tokenizing.vocabulary,
-        max_length=tokenizing.max_length,
-        pad_id=tokenizing.pad_id,
-        head="causal-lm",
-        bos_id=tokenizing.tokenizer.bos_token_id,
-        eos_id=tokenizing.tokenizer.eos_token_id,
-    )
-
-
 def _predict(
     read: Any, split: PackedSet, *, label: str, workers: int = 0, settings: Any = None
 ) -> Modelled | Unmeasured:
     if isinstance(read, Stored):
         if read.fallback is None:
-            why = f"{label}: a label store keeps no answers to the test text, so the teacher was not measured"
-            log.warning("%s", why)
-            return Unmeasured(why)
+            return unmeasured(
+                f"{label}: a label store keeps no answers to the test text, so the teacher was not measured"
+            )
         read = read.fallback
     if isinstance(read, Retokenized | SharedTokens):
-        why = f"{label}: the teacher reads other tokens than the student, so it was not measured beside it"
-        log.warning("%s", why)
-        return Unmeasured(why)
+        return unmeasured(f"{label}: the teacher reads other tokens than the student, so it was not measured beside it")
     if isinstance(read, Teacher):
         read.require(["logits"])
     else:
@@ -201,7 +187,7 @@ def _bridged(teacher: Teacher, data: LanguageData, said: Mapping[str, Any]) -> T
 
 def _teacher_shape(data: LanguageData, said: Mapping[str, Any]) -> TextShape:
     theirs = teachers_tokenizing(said, data.train.tokenizing)
-    return _shape_of(theirs or data.train.tokenizing)
+    return shape_of(theirs or data.train.tokenizing, "causal-lm")
 
 
 LANGUAGE_MODELLING = Task(
@@ -213,14 +199,11 @@ LANGUAGE_MODELLING = Task(
     terms=lambda _settings: SOFTENED,
     load=_load,
     training=_training,
-    teaching=lambda _settings, data, _augment: data.train,
     labelled=_labelled,
     describe=_describe,
-    shape=_shape,
+    shape=lambda data: shape_of(data.train.tokenizing, "causal-lm"),
     teacher_keys=frozenset({"tokenizer", "alignment"}),
-    seen_by=lambda data, _said: data,
     teacher_shape=_teacher_shape,
-    adapter=lambda _data, _model, _said: None,
     bridged=_bridged,
     preparation=lambda data: data.train.tokenizing,
     predict=_predict,

@@ -5,31 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from limbeck.checks import LimbeckError
 from limbeck.metrics.question_answering import answer_fidelity, answer_metrics, decode_spans, normalized, span_kl
-from limbeck.models import TextShape, forward_of
+from limbeck.models import forward_of, without_answers
 from limbeck.sources import collate_samples
-from limbeck.sources.splits import labelled_mask
+from limbeck.sources.splits import kept_mask
 from limbeck.sources.texts.questions import WindowSet
 from limbeck.sources.texts.squad import Question, load_questions
 from limbeck.store import LabelStore
 from limbeck.tasks.classification import SOFTENED
-from limbeck.tasks.task import Opening, Task, kept_labels
-from limbeck.tasks.texts import TextualSettings, own_tokenizing, shown, students_tokenizing, teachers_tokenizing
-from limbeck.teachers import Adapter, Teacher
+from limbeck.tasks.task import LabelledSettings, Opening, Task, Unmeasured, unmeasured
+from limbeck.tasks.texts import TextualSettings, own_tokenizing, read_alike, shape_of, shown, students_tokenizing
+from limbeck.teachers import Stored, Teacher
 
 EXAMPLES = 12
 
 
-class QuestionSettings(TextualSettings):
+class QuestionSettings(TextualSettings, LabelledSettings):
     """Which questions: `squad`, files in SQuAD's form, or a data set, as of `limbeck.sources.texts.load_questions`.
 
     `stride` is how many tokens neighbouring windows of a context share. `labelled` keeps the answers of that many
@@ -42,14 +43,8 @@ class QuestionSettings(TextualSettings):
     validation: Any = 0.1
     stride: int | None = Field(default=None, ge=0)
     max_length: int = Field(default=384, ge=16)
-    labelled: Any = "all"
     max_answer_tokens: int = Field(default=30, ge=1)
     null_threshold: float = 0.0
-
-    @field_validator("labelled")
-    @classmethod
-    def _count(cls, value: Any) -> int | float | str:
-        return kept_labels(value)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,8 +70,10 @@ class Answered:
         """SQuAD's official scores."""
         return answer_metrics(self.answers, self.split.references)
 
-    def fidelity(self, taught: Answered) -> dict[str, float]:
+    def fidelity(self, taught: Answered | Unmeasured) -> dict[str, float]:
         """How often the answer is the teacher's, and how far the probabilities of starts and ends are."""
+        if isinstance(taught, Unmeasured):
+            return {}
         found = answer_fidelity(self.answers, taught.answers, self.split.references)
         if self.logits[0].shape == taught.logits[0].shape:
             found["teacher_kl"] = span_kl(self.logits, taught.logits, self.split)
@@ -105,9 +102,8 @@ def _texts(questions: tuple[Question, ...]) -> list[str]:
 def _training(settings: QuestionSettings, data: QuestionData, _seed: int, _store: LabelStore | None) -> WindowSet:
     if settings.labelled == "all":
         return data.train
-    ids = data.train.question_ids.numpy()
-    known = torch.where(data.train.labelled, 0, -1).numpy()
-    return data.train.with_labels(labelled_mask(known, ids, 1, settings.labelled))
+    train = data.train
+    return train.with_labels(kept_mask(train.labelled.numpy(), train.question_ids.numpy(), settings.labelled))
 
 
 def _describe(split: WindowSet, _data: QuestionData) -> str:
@@ -115,38 +111,12 @@ def _describe(split: WindowSet, _data: QuestionData) -> str:
     return f"{len(split.questions):,} questions in {len(split):,} windows, {known:,} of the questions labelled"
 
 
-def _shape(data: QuestionData) -> TextShape:
-    tokenizing = data.train.tokenizing
-    return TextShape(
-        num_classes=2,
-        vocabulary=tokenizing.vocabulary,
-        max_length=tokenizing.max_length,
-        pad_id=tokenizing.pad_id,
-        head="question-answering",
-        bos_id=tokenizing.tokenizer.bos_token_id,
-        eos_id=tokenizing.tokenizer.eos_token_id,
-    )
-
-
-def _seen_by(data: QuestionData, said: Mapping[str, Any]) -> QuestionData:
-    """The same windows: where an answer begins is a place among the student's tokens."""
-    if teachers_tokenizing(said, data.train.tokenizing) is not None:
-        raise LimbeckError(
-            "the teacher has a tokenizer of its own, and where an answer begins is told in tokens; give the student "
-            "the teacher's (leave data.tokenizer out), or another teacher"
-        )
-    return data
-
-
-def _adapter(data: QuestionData, _model: nn.Module | None, said: Mapping[str, Any]) -> Adapter | None:
-    _seen_by(data, said)
-    return None
-
-
 def _predict(
     read: Any, split: WindowSet, *, label: str, workers: int = 0, settings: QuestionSettings | None = None
-) -> Answered:
+) -> Answered | Unmeasured:
     """Runs a module or a teacher over all windows, and reads off each question's answer."""
+    if isinstance(read, Stored) and read.fallback is not None:
+        read = read.fallback
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if isinstance(read, Teacher):
         read.require(["logits"])
@@ -155,12 +125,13 @@ def _predict(
     parts: list[Tensor] = []
     with torch.inference_mode():
         for batch in tqdm(loader, desc=label, leave=False, disable=None):
-            moved = {
-                name: tensor.to(device)
-                for name, tensor in batch.items()
-                if name not in ("labels", "start_positions", "end_positions")
-            }
-            parts.append(run(moved)["logits"].float().cpu())
+            moved = {name: tensor.to(device) for name, tensor in without_answers(batch).items()}
+            try:
+                parts.append(run(moved)["logits"].float().cpu())
+            except LimbeckError as error:
+                if not isinstance(read, Stored):
+                    raise
+                return unmeasured(f"{label}: the teacher was not measured: {error}")
     longest = max(part.shape[1] for part in parts)
     padded = [nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts]
     starts, ends = torch.cat(padded).unbind(-1)
@@ -174,8 +145,10 @@ def _validate(module: nn.Module, split: WindowSet, settings: QuestionSettings) -
     return _predict(module, split, label="validation", settings=settings).metrics()
 
 
-def _examples(test: WindowSet, student: Answered, teacher: Answered) -> dict[str, Any] | None:
+def _examples(test: WindowSet, student: Answered, teacher: Answered | Unmeasured) -> dict[str, Any] | None:
     """Questions that the student lost, kept and won, with the passage around the right answer."""
+    if isinstance(teacher, Unmeasured):
+        return None
     references = test.references
     groups: dict[str, list[dict[str, Any]]] = {"lost": [], "kept": [], "won": []}
     for question in test.questions:
@@ -204,20 +177,16 @@ def _around(context: str, answer: str, reach: int = 120) -> str:
 QUESTION_ANSWERING = Task(
     name="question-answering",
     settings=QuestionSettings,
-    teacher_keys=frozenset(),
     main_metric="f1",
     claimed=("f1", "exact_match"),
     selection=lambda _data: "f1",
     terms=lambda _settings: SOFTENED,
     load=_load,
     training=_training,
-    teaching=lambda _settings, data, _augment: data.train,
     labelled=lambda _settings, data, _views: [data.train, data.test],
     describe=_describe,
-    shape=_shape,
-    seen_by=_seen_by,
-    teacher_shape=lambda data, said: _shape(_seen_by(data, said)),
-    adapter=_adapter,
+    shape=lambda data: shape_of(data.train.tokenizing, "question-answering", num_classes=2),
+    seen_by=partial(read_alike, why="where an answer begins is told in tokens"),
     preparation=lambda data: data.train.tokenizing,
     predict=_predict,
     validate=_validate,

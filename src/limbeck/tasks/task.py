@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 from torch import nn
 
 from limbeck.checks import LimbeckError
@@ -18,6 +19,8 @@ from limbeck.types import Batch
 
 Say = Callable[[str], None]
 
+log = logging.getLogger(__name__)
+
 
 class Settings(BaseModel):
     """What a recipe's `data` may say; each task has its own."""
@@ -25,6 +28,20 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: str
+
+
+class LabelledSettings(Settings):
+    """Settings of data with labels: `labelled` keeps those of that many training samples (an integer: samples; below 1:
+    a share; `all`)."""
+
+    labelled: Any = "all"
+
+    @field_validator("labelled")
+    @classmethod
+    def _count(cls, value: Any) -> int | float | str:
+        if value == "all" or (isinstance(value, int | float) and not isinstance(value, bool) and value > 0):
+            return value  # type: ignore[no-any-return]
+        raise LimbeckError(f"data.labelled: expected `all`, a number of samples or a share below 1, got {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +110,8 @@ class Task:
         shape: what the data asks of a model.
         seen_by: the data as a teacher reads it that is trained on it, by what its recipe says: with its own tokenizer,
             say.
-        teacher_shape: what the data asks of a teacher, by what its recipe or its saved folder says.
+        teacher_shape: what the data asks of a teacher, by what its recipe or its saved folder says; by default what the
+            data asks as it is `seen_by` the teacher.
         adapter: what brings the student's batches to a teacher that wants others, likewise; None where they are the
             same. What is said are the teacher's keys of the recipe, `model`, its options, and the `preparation` of a
             saved folder.
@@ -115,13 +133,13 @@ class Task:
     terms: Callable[[Any], tuple[Mapping[str, Any], ...]]
     load: Callable[[Any, Opening], TaskData]
     training: Callable[[Any, Any, int, LabelStore | None], Any]
-    teaching: Callable[[Any, Any, Any], Any]
+    teaching: Callable[[Any, Any, Any], Any] = lambda _settings, data, _augment: data.train
     labelled: Callable[[Any, Any, int], list[Any]]
     describe: Callable[[Any, Any], str]
     shape: Callable[[Any], Shape | TextShape]
-    seen_by: Callable[[Any, Mapping[str, Any]], TaskData]
-    teacher_shape: Callable[[Any, Mapping[str, Any]], Shape | TextShape]
-    adapter: Callable[[Any, nn.Module | None, Mapping[str, Any]], Adapter | None]
+    seen_by: Callable[[Any, Mapping[str, Any]], TaskData] = lambda data, _said: data
+    teacher_shape: Callable[[Any, Mapping[str, Any]], Shape | TextShape] | None = None
+    adapter: Callable[[Any, nn.Module | None, Mapping[str, Any]], Adapter | None] = lambda _data, _model, _said: None
     bridged: Callable[[Teacher, Any, Mapping[str, Any]], Teacher] = lambda teacher, _data, _said: teacher
     preparation: Callable[[Any], Any]
     predict: Predict
@@ -130,21 +148,14 @@ class Task:
     run: Callable[[nn.Module], Callable[[Batch], object]]
     check: Callable[[Any, Sequence[Mapping[str, Any]]], None] = lambda _data, _terms: None
 
+    def shape_of_teacher(self, data: Any, said: Mapping[str, Any]) -> Shape | TextShape:
+        """What the data asks of a teacher."""
+        return self.shape(self.seen_by(data, said)) if self.teacher_shape is None else self.teacher_shape(data, said)
+
     @property
     def main(self) -> Measure:
         """The measure by which models are judged."""
         return measure_of(self.main_metric)
-
-
-def kept_labels(value: Any) -> int | float | str:
-    """How many labels a recipe keeps: `all`, a number of samples, or a share below 1.
-
-    Raises:
-        LimbeckError: the value is none of these.
-    """
-    if value == "all" or (isinstance(value, int | float) and not isinstance(value, bool) and value > 0):
-        return value  # type: ignore[no-any-return]
-    raise LimbeckError(f"data.labelled: expected `all`, a number of samples or a share below 1, got {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,3 +175,9 @@ class Unmeasured:
     def details(self) -> dict[str, Any]:
         """None."""
         return {}
+
+
+def unmeasured(why: str) -> Unmeasured:
+    """Says why a model is not measured, in the run's notes as well."""
+    log.warning("%s", why)
+    return Unmeasured(why)

@@ -7,41 +7,40 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from pydantic import field_validator
 from torch import Tensor, nn
 
 from limbeck.checks import LimbeckError
 from limbeck.metrics import disagreements
 from limbeck.metrics.labels import multilabel_metrics, regression_metrics
 from limbeck.models import TextShape, forward_of
+from limbeck.objective import labelled
 from limbeck.sources import describe
-from limbeck.sources.splits import labelled_mask
+from limbeck.sources.splits import kept_mask, labelled_mask
 from limbeck.sources.texts import Retokenize, TextData, TextSet, load_texts
 from limbeck.sources.texts.labels import Problem
 from limbeck.store import LabelStore
-from limbeck.tasks.classification import SOFTENED, Classified, predict, quick_metrics
-from limbeck.tasks.task import Opening, Task, kept_labels
+from limbeck.tasks.classification import SOFTENED, Classified, answered, predict, quick_metrics
+from limbeck.tasks.task import LabelledSettings, Opening, Task
 from limbeck.tasks.texts import (
     TextualSettings,
     names_of,
+    shape_of,
     shown,
     students_tokenizing,
     teachers_tokenizing,
 )
 from limbeck.teachers import Adapter
-from limbeck.types import UNLABELLED
 
 EXAMPLES = 12
 
 
-class TextSettings(TextualSettings):
+class TextSettings(TextualSettings, LabelledSettings):
     """Which texts, and how much of them is labelled; `source` and the columns as of
     `limbeck.sources.texts.load_texts`.
 
     `labelled` keeps the labels of that many training texts (an integer: texts; below 1: a share; `all`).
     """
 
-    labelled: Any = "all"
     text_column: str | None = None
     pair_column: str | None = None
     label_column: str | None = None
@@ -49,11 +48,6 @@ class TextSettings(TextualSettings):
     header: list[str] | None = None
     classes: list[str] | None = None
     problem: Problem | None = None
-
-    @field_validator("labelled")
-    @classmethod
-    def _count(cls, value: Any) -> int | float | str:
-        return kept_labels(value)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,32 +106,21 @@ def _load(settings: TextSettings, opening: Opening) -> TextData:
 def _training(settings: TextSettings, data: TextData, _seed: int, _store: LabelStore | None) -> TextSet:
     if settings.labelled == "all":
         return data.train
-    single = data.problem == "single-label"
-    strata = data.train.labels if single else torch.zeros(len(data.train), dtype=torch.int64)
-    classes = len(data.classes) if single else 1
-    return data.train.with_labels(labelled_mask(strata.numpy(), data.train.ids.numpy(), classes, settings.labelled))
+    train, ids = data.train, data.train.ids.numpy()
+    if data.problem == "single-label":
+        return train.with_labels(labelled_mask(train.labels.numpy(), ids, len(data.classes), settings.labelled))
+    return train.with_labels(kept_mask(labelled(train.labels).numpy(), ids, settings.labelled))
 
 
 def _describe(split: TextSet, data: TextData) -> str:
     if data.problem == "single-label":
         return describe(split.labels.numpy(), data.classes).text
-    known = split.labels.isnan() if split.labels.dim() == 1 else (split.labels < 0).all(1)
-    return f"{len(split):,} texts, {int((~known).sum()):,} of them labelled, {data.problem}"
+    return f"{len(split):,} texts, {int(labelled(split.labels).sum()):,} of them labelled, {data.problem}"
 
 
 def _shape(data: TextData) -> TextShape:
-    tokenizing = data.tokenizing
-    tokenizer = tokenizing.tokenizer
-    return TextShape(
-        num_classes=len(data.classes) if data.problem != "regression" else 1,
-        vocabulary=tokenizing.vocabulary,
-        max_length=tokenizing.max_length,
-        pad_id=tokenizing.pad_id,
-        head="classification",
-        problem=data.problem,
-        bos_id=tokenizer.bos_token_id,
-        eos_id=tokenizer.eos_token_id,
-    )
+    classes = len(data.classes) if data.problem != "regression" else 1
+    return shape_of(data.tokenizing, "classification", num_classes=classes, problem=data.problem)
 
 
 def _seen_by(data: TextData, said: Mapping[str, Any]) -> TextData:
@@ -178,15 +161,8 @@ def _examples(test: TextSet, student: Classified | Scored, teacher: Classified |
     said, taught = student.logits.softmax(-1), teacher.logits.softmax(-1)
 
     def entry(index: int) -> dict[str, Any]:
-        mine, theirs, label = int(said[index].argmax()), int(taught[index].argmax()), int(student.labels[index])
-        return {
-            "text": _text(test, index),
-            "label": test.classes[label] if label != UNLABELLED else "",
-            "teacher": test.classes[theirs],
-            "teacher_confidence": taught[index, theirs].item(),
-            "student": test.classes[mine],
-            "student_confidence": said[index, mine].item(),
-        }
+        both = answered(said[index], taught[index], int(student.labels[index]), test.classes)
+        return {"text": _text(test, index), **both}
 
     chosen = disagreements(student.logits, teacher.logits, student.labels, EXAMPLES)
     return {"classes": list(test.classes), **{group: [entry(i) for i in found] for group, found in chosen.items()}}
@@ -249,12 +225,10 @@ TEXT_CLASSIFICATION = Task(
     terms=_terms,
     load=_load,
     training=_training,
-    teaching=lambda _settings, data, _augment: data.train,
     labelled=lambda _settings, data, _views: [data.train, data.test],
     describe=_describe,
     shape=_shape,
     seen_by=_seen_by,
-    teacher_shape=lambda data, said: _shape(_seen_by(data, said)),
     adapter=_adapter,
     preparation=lambda data: data.tokenizing,
     predict=_predict,

@@ -12,9 +12,13 @@ from torch import Tensor
 
 from limbeck.checks import LimbeckError
 from limbeck.installed import resolved
+from limbeck.models import TextShape
 from limbeck.models.saved import is_saved, read_card
-from limbeck.sources.texts import Tokenizing, open_tokenizer, train_tokenizer
-from limbeck.sources.texts.vocabularies import KINDS, Kind
+from limbeck.models.spec import Head
+from limbeck.sources.texts import Tokenizing, open_tokenizer
+from limbeck.sources.texts.labels import Problem
+from limbeck.sources.texts.tokenizing import tokenizer_for
+from limbeck.sources.texts.vocabularies import Kind
 from limbeck.tasks.task import Opening, Settings
 
 HUB = "hf:"
@@ -25,7 +29,7 @@ class TextualSettings(Settings):
 
     `tokenizer` is the folder or hub id of one, or one that is trained on the training texts: `wordpiece`, `bpe`,
     `bytes` or `characters`, with a `vocabulary` of that many tokens. If it says nothing it is the teacher's, where that
-    has one, else `wordpiece`. `max_length` is the most tokens of a row.
+    has one, else of the task's usual kind. `max_length` is the most tokens of a row.
     """
 
     tokenizer: str = ""
@@ -60,12 +64,10 @@ def students_tokenizing(settings: TextualSettings, opening: Opening) -> Tokenizi
 
 def own_tokenizing(settings: TextualSettings, texts: Sequence[str], usual: Kind) -> Tokenizing:
     """The tokenizer that the data's settings name, or one of a kind that is trained on the training texts."""
-    wanted = settings.tokenizer or usual
-    for kind in KINDS:
-        if wanted == kind:
-            trained = train_tokenizer(texts, kind=kind, vocabulary=settings.vocabulary, lowercase=settings.lowercase)
-            return Tokenizing(trained, settings.max_length)
-    return Tokenizing(open_tokenizer(wanted), settings.max_length)
+    found = tokenizer_for(
+        settings.tokenizer or usual, texts, vocabulary=settings.vocabulary, lowercase=settings.lowercase
+    )
+    return Tokenizing(found, settings.max_length)
 
 
 def teachers_tokenizing(said: Mapping[str, Any], own: Tokenizing) -> Tokenizing | None:
@@ -79,6 +81,38 @@ def teachers_tokenizing(said: Mapping[str, Any], own: Tokenizing) -> Tokenizing 
         else None
     )
     return None if theirs is None or same_tokens(theirs, own) else theirs
+
+
+def read_alike(data: Any, said: Mapping[str, Any], *, why: str) -> Any:
+    """The data, of which teacher and student must read the same tokens; `why` ends the error where they do not.
+
+    Raises:
+        LimbeckError: the teacher has a tokenizer of its own.
+    """
+    if teachers_tokenizing(said, data.train.tokenizing) is not None:
+        raise LimbeckError(
+            f"the teacher has a tokenizer of its own, and {why}; give the student the teacher's (leave data.tokenizer "
+            "out), or another teacher"
+        )
+    return data
+
+
+def shape_of(
+    tokenizing: Tokenizing, head: Head, *, num_classes: int = 0, problem: Problem = "single-label",
+    begin: int | None = None,
+) -> TextShape:  # fmt: skip
+    """What texts of a tokenizer ask of a model; `begin` replaces the token that the tokenizer begins texts with."""
+    tokenizer = tokenizing.tokenizer
+    return TextShape(
+        num_classes=num_classes,
+        vocabulary=tokenizing.vocabulary,
+        max_length=tokenizing.max_length,
+        pad_id=tokenizing.pad_id,
+        head=head,
+        problem=problem,
+        bos_id=tokenizer.bos_token_id if begin is None else begin,
+        eos_id=tokenizer.eos_token_id,
+    )
 
 
 def same_tokens(one: Tokenizing, other: Tokenizing) -> bool:

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from limbeck.checks import LimbeckError
 from limbeck.generation import generate
 from limbeck.installed import resolved
 from limbeck.metrics.translation import sentence_scores, translation_fidelity, translation_metrics
-from limbeck.models import TextShape, forward_of, unwrapped
+from limbeck.models import forward_of, unwrapped
 from limbeck.sources import collate_samples
-from limbeck.sources.splits import labelled_mask
+from limbeck.sources.splits import kept_mask
+from limbeck.sources.texts.pair_data import PairData, load_pairs
 from limbeck.sources.texts.pairs import PairSet
-from limbeck.sources.texts.parallel import Parallel, read_parallel
 from limbeck.store import LabelStore
 from limbeck.tasks.classification import SOFTENED
-from limbeck.tasks.task import Opening, Task, Unmeasured, kept_labels
-from limbeck.tasks.texts import HUB, TextualSettings, own_tokenizing, shown, students_tokenizing, teachers_tokenizing
-from limbeck.teachers import Adapter, Live, Stored
+from limbeck.tasks.task import LabelledSettings, Opening, Task, Unmeasured, unmeasured
+from limbeck.tasks.texts import HUB, TextualSettings, read_alike, shape_of, shown, students_tokenizing
+from limbeck.teachers import Live, Stored
 from limbeck.types import Batch
 
 EXAMPLES = 12
@@ -34,9 +34,9 @@ EXAMPLES = 12
 log = logging.getLogger(__name__)
 
 
-class TranslationSettings(TextualSettings):
+class TranslationSettings(TextualSettings, LabelledSettings):
     """Which texts and their translations; `source` and the columns as of
-    `limbeck.sources.texts.parallel.read_parallel`. One tokenizer serves both languages.
+    `limbeck.sources.texts.load_pairs`. One tokenizer serves both languages.
 
     `labelled` keeps the translations of that many training texts. For measuring, translations are written with `beams`
     hypotheses (1 is greedy) of at most `max_new_tokens` tokens.
@@ -46,26 +46,10 @@ class TranslationSettings(TextualSettings):
     target_column: str | None = None
     split_column: str | None = None
     header: list[str] | None = None
-    labelled: Any = "all"
     lowercase: bool = False
     max_length: int = Field(default=64, ge=4)
     max_new_tokens: int = Field(default=64, ge=1)
     beams: int = Field(default=1, ge=1)
-
-    @field_validator("labelled")
-    @classmethod
-    def _count(cls, value: Any) -> int | float | str:
-        return kept_labels(value)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TranslationData:
-    """Texts and their translations ready for a run."""
-
-    train: PairSet
-    validation: PairSet
-    test: PairSet
-    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,28 +74,24 @@ class Translated:
         return {}
 
 
-def _load(settings: TranslationSettings, opening: Opening) -> TranslationData:
-    found = read_parallel(
+def _load(settings: TranslationSettings, opening: Opening) -> PairData:
+    data = load_pairs(
         settings.source,
+        tokenizing=students_tokenizing(settings, opening),
+        tokenizer=settings.tokenizer or "bpe",
+        vocabulary=settings.vocabulary,
+        lowercase=settings.lowercase,
+        max_length=settings.max_length,
+        start_id=_start(opening.teachers),
         validation=settings.validation,
         source_column=settings.source_column,
         target_column=settings.target_column,
         split_column=settings.split_column,
         header=settings.header,
     )
-    tokenizing = students_tokenizing(settings, opening)
-    if tokenizing is None:
-        texts = [*found.train.sources, *(target for target in found.train.targets if target)]
-        tokenizing = own_tokenizing(settings, texts, "bpe")
-    start = _start(opening.teachers)
-
-    def split(part: Parallel, name: str) -> PairSet:
-        ids = torch.as_tensor(part.ids)
-        return PairSet(part.sources, part.targets, ids, tokenizing, start_id=start, name=f"{found.name} {name}")
-
-    return TranslationData(
-        split(found.train, "train"), split(found.validation, "validation"), split(found.test, "test")
-    )
+    for note in data.notes:
+        opening.say(f"data: {note}")
+    return data
 
 
 def _start(teachers: Sequence[str]) -> int | None:
@@ -126,43 +106,15 @@ def _start(teachers: Sequence[str]) -> int | None:
     return None
 
 
-def _training(settings: TranslationSettings, data: TranslationData, _seed: int, _store: LabelStore | None) -> PairSet:
+def _training(settings: TranslationSettings, data: PairData, _seed: int, _store: LabelStore | None) -> PairSet:
     if settings.labelled == "all":
         return data.train
-    known = torch.where(data.train.labelled, 0, -1).numpy()
-    return data.train.with_labels(labelled_mask(known, data.train.ids.numpy(), 1, settings.labelled))
+    train = data.train
+    return train.with_labels(kept_mask(train.labelled.numpy(), train.ids.numpy(), settings.labelled))
 
 
-def _describe(split: PairSet, _data: TranslationData) -> str:
+def _describe(split: PairSet, _data: PairData) -> str:
     return f"{len(split):,} texts, {int(split.labelled.sum()):,} of them with a translation"
-
-
-def _shape(data: TranslationData) -> TextShape:
-    tokenizing = data.train.tokenizing
-    return TextShape(
-        num_classes=0,
-        vocabulary=tokenizing.vocabulary,
-        max_length=tokenizing.max_length,
-        pad_id=tokenizing.pad_id,
-        head="seq2seq",
-        bos_id=data.train.start_id,
-        eos_id=data.train.end_id,
-    )
-
-
-def _seen_by(data: TranslationData, said: Mapping[str, Any]) -> TranslationData:
-    """The same tokens: a teacher with others cannot be compared with token by token."""
-    if teachers_tokenizing(said, data.train.tokenizing) is not None:
-        raise LimbeckError(
-            "the teacher has a tokenizer of its own, and its translations are compared token by token; give the "
-            "student the teacher's (leave data.tokenizer out), or another teacher"
-        )
-    return data
-
-
-def _adapter(data: TranslationData, _model: nn.Module | None, said: Mapping[str, Any]) -> Adapter | None:
-    _seen_by(data, said)
-    return None
 
 
 def _predict(
@@ -172,9 +124,7 @@ def _predict(
         read = read.fallback
     module = read.model if isinstance(read, Live) else read
     if not isinstance(module, nn.Module):
-        why = f"{label}: it runs as no module that can write a translation, so it was not measured"
-        log.warning("%s", why)
-        return Unmeasured(why)
+        return unmeasured(f"{label}: it runs as no module that can write a translation, so it was not measured")
     module = module.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     beams, most = (1, 64) if settings is None else (settings.beams, settings.max_new_tokens)
     rows = generate(module, split, beams=beams, max_new_tokens=most, label=label, say=log.info)
@@ -237,13 +187,10 @@ TRANSLATION = Task(
     terms=lambda _settings: SOFTENED,
     load=_load,
     training=_training,
-    teaching=lambda _settings, data, _augment: data.train,
     labelled=lambda _settings, data, _views: [data.train],
     describe=_describe,
-    shape=_shape,
-    seen_by=_seen_by,
-    teacher_shape=lambda data, said: _shape(_seen_by(data, said)),
-    adapter=_adapter,
+    shape=lambda data: shape_of(data.train.tokenizing, "seq2seq", begin=data.train.start_id),
+    seen_by=partial(read_alike, why="its translations are compared token by token"),
     preparation=lambda data: data.train.tokenizing,
     predict=_predict,
     validate=_validate,

@@ -13,16 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerFast
 
 from limbeck.checks import LimbeckError, labels_in_range, nearest
 from limbeck.sources.splits import ClassBalance, describe, labelled_mask
 from limbeck.sources.texts.cutting import cut, strata
 from limbeck.sources.texts.labels import PROBLEMS, Problem
-from limbeck.sources.texts.reading import TextPart, read_texts
+from limbeck.sources.texts.reading import read_texts
 from limbeck.sources.texts.tokenized import Tokenized
-from limbeck.sources.texts.tokenizing import Tokenizing, open_tokenizer, train_tokenizer
-from limbeck.sources.texts.vocabularies import KINDS
+from limbeck.sources.texts.tokenizing import Tokenizing, tokenizer_for
 from limbeck.types import UNLABELLED
 
 MAX_LENGTH = 128
@@ -219,7 +217,10 @@ def load_texts(
         shown = _hidden(torch.from_numpy(train.labels), torch.from_numpy(~kept))
         parts["train"] = replace(train, labels=shown.numpy())
     if tokenizing is None:
-        tokenizing = Tokenizing(_tokenizer(tokenizer, train, vocabulary, lowercase), max_length)
+        learned = [*train.texts, *(train.pairs or ())]
+        tokenizing = Tokenizing(
+            tokenizer_for(tokenizer, learned, vocabulary=vocabulary, lowercase=lowercase), max_length
+        )
     sets = {
         split: TextSet(
             part.texts,
@@ -236,14 +237,6 @@ def load_texts(
     return TextData(
         source, sets["train"], sets["validation"], sets["test"], found.classes, found.problem, (*found.notes, *notes)
     )
-
-
-def _tokenizer(wanted: str, train: TextPart, vocabulary: int, lowercase: bool) -> PreTrainedTokenizerFast:
-    for kind in KINDS:
-        if wanted == kind:
-            texts = [*train.texts, *(train.pairs or ())]
-            return train_tokenizer(texts, kind=kind, vocabulary=vocabulary, lowercase=lowercase)
-    return open_tokenizer(wanted)
 
 
 def _fitting(labels: Tensor, classes: int, problem: Problem, name: str) -> Tensor:

@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerFast
 
-from limbeck.checks import LimbeckError
-from limbeck.sources.splits import LABELLED
+from limbeck.sources.splits import kept_mask
 from limbeck.sources.texts.pairs import PairSet
-from limbeck.sources.texts.parallel import Parallel, first_by_hash, read_parallel
-from limbeck.sources.texts.tokenizing import Tokenizing, open_tokenizer, train_tokenizer
-from limbeck.sources.texts.vocabularies import KINDS
+from limbeck.sources.texts.parallel import read_parallel
+from limbeck.sources.texts.tokenizing import Tokenizing, tokenizer_for
 
 MAX_LENGTH = 128
 """Tokens of the longest row, where nothing is said."""
@@ -30,6 +25,7 @@ class PairData:
     validation: PairSet
     test: PairSet
     notes: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
 
 def load_pairs(
@@ -75,7 +71,10 @@ def load_pairs(
         header=header,
     )
     if tokenizing is None:
-        tokenizing = Tokenizing(_tokenizer(tokenizer, found.train, vocabulary, lowercase), max_length)
+        learned = [*found.train.sources, *(target for target in found.train.targets if target is not None)]
+        tokenizing = Tokenizing(
+            tokenizer_for(tokenizer, learned, vocabulary=vocabulary, lowercase=lowercase), max_length
+        )
     sets = {
         part: PairSet(
             texts.sources,
@@ -90,27 +89,5 @@ def load_pairs(
     }
     train = sets["train"]
     if labelled is not None:
-        train = train.with_labels(_kept(found.train, labelled))
+        train = train.with_labels(kept_mask(train.labelled.numpy(), train.ids.numpy(), labelled))
     return PairData(name, train, sets["validation"], sets["test"], found.notes)
-
-
-def _tokenizer(wanted: str, train: Parallel, vocabulary: int, lowercase: bool) -> PreTrainedTokenizerFast:
-    for kind in KINDS:
-        if wanted == kind:
-            texts = [*train.sources, *(target for target in train.targets if target is not None)]
-            return train_tokenizer(texts, kind=kind, vocabulary=vocabulary, lowercase=lowercase)
-    return open_tokenizer(wanted)
-
-
-def _kept(train: Parallel, labelled: int | float) -> NDArray[np.bool_]:
-    """Which training texts keep their translation; those of a smaller number are among those of a larger one."""
-    known = np.array([target is not None for target in train.targets], np.bool_)
-    have = int(known.sum())
-    if isinstance(labelled, float) and not 0 < labelled <= 1:
-        raise LimbeckError(f"labelled: expected a share in (0, 1] or a whole number, got {labelled}")
-    wanted = labelled if isinstance(labelled, int) else max(1, round(labelled * have))
-    if not 1 <= wanted <= have:
-        raise LimbeckError(f"labelled: expected from 1 to {have:,} translations, which train has, got {wanted:,}")
-    mask = known.copy()
-    mask[known] = first_by_hash(train.ids[known], wanted, LABELLED)
-    return mask

@@ -183,6 +183,18 @@ def open_tokenizer(source: Path | str) -> PreTrainedTokenizerFast:
     return found
 
 
+def tokenizer_for(wanted: str, texts: Iterable[str], *, vocabulary: int, lowercase: bool) -> PreTrainedTokenizerFast:
+    """The tokenizer that `wanted` names: one to be opened, or a kind that is trained on the texts.
+
+    Raises:
+        LimbeckError: as `open_tokenizer` and `train_tokenizer`.
+    """
+    for kind in KINDS:
+        if wanted == kind:
+            return train_tokenizer(texts, kind=kind, vocabulary=vocabulary, lowercase=lowercase)
+    return open_tokenizer(wanted)
+
+
 def train_tokenizer(
     texts: Iterable[str], *, kind: Kind = "wordpiece", vocabulary: int = 8000, lowercase: bool = True
 ) -> PreTrainedTokenizerFast:
