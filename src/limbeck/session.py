@@ -224,10 +224,21 @@ def preview_teacher(session: Session) -> Taught:
     if not any(waiting):
         return open_teacher(session)
     teachers: list[Any] = [
-        session.build(wanted) if waits else _open_one(session, wanted, teacher_name(recipe, index)).teacher
+        _untrained(session, wanted) if waits else _open_one(session, wanted, teacher_name(recipe, index)).teacher
         for index, (wanted, waits) in enumerate(zip(recipe.teacher, waiting, strict=True))
     ]
     return Taught(as_teacher(teachers[0] if len(teachers) == 1 else teachers), {}, [], ready=False)
+
+
+def _as_seen(session: Session, wanted: TeacherRecipe) -> Session:
+    """The session with its data as a teacher reads it that is trained on it."""
+    return replace(session, data=session.task.seen_by(session.data, _said(wanted)))
+
+
+def _untrained(session: Session, wanted: TeacherRecipe) -> Teacher:
+    """In the place of a teacher that has still to be trained."""
+    model = _as_seen(session, wanted).build(wanted)
+    return Live(model, adapt=session.task.adapter(session.data, model, _said(wanted)))
 
 
 def teacher_name(recipe: Recipe, index: int) -> str:
@@ -317,7 +328,7 @@ def _trained_teacher(session: Session, wanted: TeacherRecipe, config: TrainConfi
     if not (place / RECORD).exists():
         torch.manual_seed(0)
         task, recipe = session.task, session.recipe
-        own = replace(session, data=task.seen_by(session.data, _said(wanted)))
+        own = _as_seen(session, wanted)
         terms = alone_terms(build_terms(list(task.terms(recipe.data))))
         distiller = Distiller(own.build(wanted), None, terms, shortcuts=config.shortcuts)
         split = task.teaching(recipe.data, own.data, wanted.augment)

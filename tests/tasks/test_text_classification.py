@@ -216,3 +216,16 @@ def test_some_labels_are_hidden(tmp_path: Path, problem: str) -> None:
     assert 0 < known < len(data.train)
     assert int(labelled(split.labels).sum()) == round(known / 2)
     assert bool((labelled(data.train.labels) | ~labelled(split.labels)).all())
+
+
+def test_a_teacher_is_trained_on_tokens_of_its_own(tmp_path: Path) -> None:
+    """A ready-made teacher that is trained further in the run, on the token ids of its student."""
+    run(recipe(tmp_path, "single-label", seeds=1), tmp_path / "first", say=lambda _line: None)
+    train = {"steps": 2, "batch_size": 16, "learning_rate": 1e-5}
+    teacher = {"model": str(tmp_path / "first" / "teacher" / "last"), "train": train}
+    wanted = recipe(tmp_path, "single-label", seeds=1, teacher=teacher, train=train)
+    data = wanted.data.model_copy(update={"tokenizer": "characters", "max_length": 96})
+    found = run(wanted.model_copy(update={"data": data}), tmp_path / "second", say=lambda _line: None)
+    assert found.named("teacher", "last")[0].metrics["accuracy"] > 0.9
+    own, theirs = (Tokenizing.read(tmp_path / "second" / each) for each in ("student", "teacher/last"))
+    assert own.identity() != theirs.identity()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from limbeck.tasks.task import Opening, Task, Unmeasured, unmeasured
 from limbeck.tasks.texts import (
     TextualSettings,
     own_tokenizing,
+    read_alike,
     shape_of,
     shown,
     students_tokenizing,
@@ -203,6 +205,7 @@ LANGUAGE_MODELLING = Task(
     describe=_describe,
     shape=lambda data: shape_of(data.train.tokenizing, "causal-lm"),
     teacher_keys=frozenset({"tokenizer", "alignment"}),
+    seen_by=partial(read_alike, why="one that is trained here learns the student's tokens"),
     teacher_shape=_teacher_shape,
     bridged=_bridged,
     preparation=lambda data: data.train.tokenizing,

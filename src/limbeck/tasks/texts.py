@@ -40,17 +40,20 @@ class TextualSettings(Settings):
 
 
 def tokenizing_of(model: str, max_length: int) -> Tokenizing | None:
-    """The tokenizer that a model by name comes with; None where it has none of its own."""
+    """The tokenizer that a model by name comes with; None where it has none of its own.
+
+    Raises:
+        LimbeckError: it has one that cannot be had.
+    """
     path = Path(model.removeprefix(HUB))
     if path.is_dir() and is_saved(path):
         return Tokenizing.read(path) if read_card(path).tokenizing is not None else None
     if not model.startswith(HUB):
         return None
     source = resolved(model.removeprefix(HUB))
-    try:
-        return Tokenizing(open_tokenizer(source), max_length)
-    except LimbeckError:
-        return None  # a model type, such as hf:bert
+    if Path(source).is_dir() and not any(Path(source).glob("tokenizer*.json")):
+        return None
+    return Tokenizing(open_tokenizer(source), max_length)
 
 
 def students_tokenizing(settings: TextualSettings, opening: Opening) -> Tokenizing | None:

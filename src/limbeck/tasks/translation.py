@@ -17,7 +17,8 @@ from tqdm import tqdm
 from limbeck.generation import generate
 from limbeck.installed import resolved
 from limbeck.metrics.translation import sentence_scores, translation_fidelity, translation_metrics
-from limbeck.models import forward_of, unwrapped
+from limbeck.models import ModelSpec, forward_of, unwrapped
+from limbeck.models.huggingface import configuration
 from limbeck.sources import collate_samples
 from limbeck.sources.splits import kept_mask
 from limbeck.sources.texts.pair_data import PairData, load_pairs
@@ -96,11 +97,9 @@ def _load(settings: TranslationSettings, opening: Opening) -> PairData:
 
 def _start(teachers: Sequence[str]) -> int | None:
     """The token that a ready-made teacher begins translations with, which its students then begin with as well."""
-    from transformers import AutoConfig
-
     for name in teachers:
         if name.startswith(HUB):
-            config: Any = AutoConfig.from_pretrained(resolved(name.removeprefix(HUB)))
+            config = configuration(ModelSpec(name), resolved(name.removeprefix(HUB)), True, False)
             start: int | None = getattr(config, "decoder_start_token_id", None)
             return start
     return None
