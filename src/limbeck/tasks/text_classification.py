@@ -82,7 +82,7 @@ class Scored:
 
 
 def _load(settings: TextSettings, opening: Opening) -> TextData:
-    data = load_texts(
+    return load_texts(
         settings.source,
         tokenizing=students_tokenizing(settings, opening),
         tokenizer=settings.tokenizer or "wordpiece",
@@ -98,9 +98,6 @@ def _load(settings: TextSettings, opening: Opening) -> TextData:
         classes=settings.classes,
         problem=settings.problem,
     )
-    for note in data.notes:
-        opening.say(f"data: {note}")
-    return data
 
 
 def _training(settings: TextSettings, data: TextData, _seed: int, _store: LabelStore | None) -> TextSet:

@@ -76,7 +76,7 @@ class Translated:
 
 
 def _load(settings: TranslationSettings, opening: Opening) -> PairData:
-    data = load_pairs(
+    return load_pairs(
         settings.source,
         tokenizing=students_tokenizing(settings, opening),
         tokenizer=settings.tokenizer or "bpe",
@@ -90,9 +90,6 @@ def _load(settings: TranslationSettings, opening: Opening) -> PairData:
         split_column=settings.split_column,
         header=settings.header,
     )
-    for note in data.notes:
-        opening.say(f"data: {note}")
-    return data
 
 
 def _start(teachers: Sequence[str]) -> int | None:
