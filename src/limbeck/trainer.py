@@ -13,7 +13,7 @@ from typing import Any, cast
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from limbeck.balance import GradientNorms, on_labels
@@ -30,7 +30,7 @@ from limbeck.checks import LimbeckError
 from limbeck.distiller import Distiller
 from limbeck.gradients import probe
 from limbeck.models import save
-from limbeck.sources import collate_samples, ids_of
+from limbeck.sources import ByLength, HasLengths, collate_samples, ids_of
 from limbeck.teachers import fingerprint
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ class DistillTrainer(Trainer):
       terms are divided by the count over all of them;
     * a checkpoint is written beside its place and renamed, so that a kill while saving costs nothing;
     * the teacher must be the same at the end as at the start;
+    * `train_sampling_strategy="group_by_length"` asks the data set for its `lengths`, (n,);
     * `validate`, where given, measures the student in the place of `compute_metrics`;
     * every `probe_every` steps (0: never, but for `balance="gradient"`) it logs of each term `gradient/norm/<name>` and
       `gradient/cosine/<name>`, with the gradient of the term on labels; the training is the same to the bit.
@@ -98,6 +99,18 @@ class DistillTrainer(Trainer):
         self._balances = isinstance(distiller.objective.balance, GradientNorms)
         self.probe_every = probe_every or (PROBE_EVERY if self._balances else 0)
         self._probed = -1
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        """As of transformers' Trainer, whose groups by length it replaces: those come longest first, look at every
+        sample to know its length, and are others where a training goes on."""
+        data = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length" or not isinstance(data, HasLengths):
+            return cast("Sampler[int] | None", super()._get_train_sampler(train_dataset))
+        each = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        sampler = ByLength(data.lengths, each, seed=seed)
+        self.add_callback(SetEpoch(sampler))
+        return sampler
 
     # -- the step ----------------------------------------------------------------------------------------------
 

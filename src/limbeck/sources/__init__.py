@@ -4,6 +4,7 @@ from limbeck.sources.augment import build_augmentation
 from limbeck.sources.collate import collate_samples
 from limbeck.sources.ids import ids_of
 from limbeck.sources.images import ImageSet, Prepared
+from limbeck.sources.lengths import ByLength, HasLengths
 from limbeck.sources.mixing import CutMix, Mixing, Mixup
 from limbeck.sources.names import Data, load
 from limbeck.sources.places import data_root
@@ -11,9 +12,11 @@ from limbeck.sources.splits import ClassBalance, describe
 from limbeck.sources.wrap import as_training_data
 
 __all__ = [
+    "ByLength",
     "ClassBalance",
     "CutMix",
     "Data",
+    "HasLengths",
     "ImageSet",
     "Mixing",
     "Mixup",

@@ -59,8 +59,9 @@ def test_a_batch(tokenizing: Tokenizing) -> None:
     assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
     one = data[1]
     assert torch.equal(one["labels"], batch["labels"][1])
-    assert data.lengths.tolist() == [len(encode(text).input_ids) for text in ENGLISH]
+    assert data.source_lengths.tolist() == [len(encode(text).input_ids) for text in ENGLISH]
     assert data.target_lengths.tolist() == [len(encode(text).input_ids) for text in GERMAN]
+    assert torch.equal(data.lengths, data.source_lengths + data.target_lengths)
 
 
 def test_decoder_inputs_are_those_that_transformers_makes(tokenizing: Tokenizing) -> None:

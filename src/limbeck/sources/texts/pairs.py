@@ -113,6 +113,11 @@ class PairSet(Dataset[dict[str, Tensor]]):
 
     @property
     def lengths(self) -> Tensor:
+        """The number of tokens of each pair, both sides and their special tokens, (n,) int64."""
+        return self._read.lengths + self._written.lengths
+
+    @property
+    def source_lengths(self) -> Tensor:
         """The number of tokens of each source, special ones included, (n,) int64."""
         return self._read.lengths
 
