@@ -123,16 +123,17 @@ def measure(
         return Row(name, seed, checkpoint, metrics, size, speed, cost, str(details))
 
     rows = [row("teacher", 0, "last", "teacher", taught, taught.metrics(), teacher_cost or {}, teacher_history or [])]
-    pictured = False
+    first: dict[str, Any] = {}
     for each in candidates:
         said: Any = predict(each.load(), test, label=f"test: {each.name}, seed {each.seed}", workers=workers)
         metrics = said.metrics() | said.fidelity(taught)
         rows.append(row(each.name, each.seed, each.checkpoint, each.family, said, metrics, each.cost, each.history))
-        if not pictured and each.name == DISTILLED:
-            shown = task.examples(test, said, taught)
-            if shown is not None:
-                write_json(folder / "details" / "examples.json", shown)
-            pictured = True
+        if each.name in (ALONE, DISTILLED):
+            first.setdefault(each.name, said)
+    if DISTILLED in first:
+        shown = task.examples(test, first[DISTILLED], taught, first.get(ALONE))
+        if shown is not None:
+            write_json(folder / "details" / "examples.json", shown)
     return rows
 
 

@@ -165,6 +165,8 @@ class Objective(nn.Module):
                 given.append(real_tokens(batch, term.student_names[0]) if known else None)
             elif name == "ids":
                 given.append(batch.get("ids"))
+            elif name == "batch":
+                given.append(batch)
             else:
                 given.append(labels if name == "labels" else where)
         return _mean(term.loss(prediction, *given), where, denominator)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-LossInput = Literal["teacher", "labels", "where", "ids", "tokens"]
+LossInput = Literal["teacher", "labels", "where", "ids", "tokens", "batch"]
 
 Wants = Literal["logits", "stages", "last-stage", "all-stages", "embedding", "attention", "values"]
 
@@ -18,7 +18,8 @@ class Loss(nn.Module):
     `forward(student, *inputs)` receives the named inputs in the order given: `teacher` is the teacher's
     signal (never with gradient), `labels` the batch's labels (or None), `where` a boolean mask (or None) for
     losses that couple items of a batch and so must not see the masked ones, `ids` the samples' ids (batch,) int64, and
-    `tokens` which tokens of a text are there, (batch, length) boolean (or None). It gives values of shape (batch,)
+    `tokens` which tokens of a text are there, (batch, length) boolean (or None), and `batch` the batch itself, for what
+    has boxes or keypoints. It gives values of shape (batch,)
     or (batch, …), one an item; the objective masks, averages and weights what comes back. A loss that takes several
     signals together gets tuples of tensors for `student` and `teacher`.
 

@@ -23,6 +23,9 @@ STACKED = frozenset(_STACKS.values())
 ANSWERS = frozenset({"labels", "start_positions", "end_positions"})
 """What a batch has that models are to find; a transformers model would make its own loss of it."""
 
+TRUTHS = ANSWERS | {"boxes", "box_classes", "keypoints"}
+"""What a batch has that is not known where a model is used; a detector makes its own loss of some."""
+
 SPAN = ("start_logits", "end_logits")
 """What a transformers model gives that looks for an answer in a text: together the signal `logits`."""
 
@@ -53,7 +56,8 @@ def stack_of(name: str, model: nn.Module) -> str | None:
 def forward_of(model: nn.Module, options: Collection[str] = ()) -> Callable[[Batch], Signal]:
     """How `model` gives the signal of a batch; `options` of a transformers model's forward are switched on.
 
-    A plain module is called with `batch["inputs"]`. A transformers model is called with the entries that its
+    A plain module is called with `batch["inputs"]`, and with those entries (but labels) that its forward names behind
+    its first argument. A transformers model is called with the entries that its
     forward names, except those that it would make a loss of (`labels`, `start_positions`, `end_positions`); `inputs`
     stands for its main input. A tensor is the logits, of a tuple the first member is, and of a dict every tensor is a
     signal; hidden states are `hidden.0`, `hidden.1`, …; `start_logits` and `end_logits` together are `logits`, (batch,
@@ -64,9 +68,10 @@ def forward_of(model: nn.Module, options: Collection[str] = ()) -> Callable[[Bat
     """
     inner: Any = unwrapped(model)
     if not is_transformers(inner) and not _reads_tokens(inner):
+        named_too = _named_behind_first(inner)
 
         def plain(batch: Batch) -> Signal:
-            output = model(batch["inputs"])
+            output = model(batch["inputs"], **{name: batch[name] for name in named_too if name in batch})
             return Signal({"logits": output}) if type(output) is Tensor else signal_of(output, inner)
 
         return plain
@@ -104,7 +109,15 @@ def forward_of(model: nn.Module, options: Collection[str] = ()) -> Callable[[Bat
 def without_answers(batch: Batch) -> Batch:
     """What of a batch a model may see where it is measured: a teacher that weighs others by the labels would have the
     answers in its hand."""
-    return {name: tensor for name, tensor in batch.items() if name not in ANSWERS}
+    return {name: tensor for name, tensor in batch.items() if name not in TRUTHS}
+
+
+def _named_behind_first(model: nn.Module) -> tuple[str, ...]:
+    """The arguments of a forward behind its first that a batch may have."""
+    try:
+        return tuple(name for name in list(inspect.signature(model.forward).parameters)[1:] if name not in ANSWERS)
+    except (TypeError, ValueError):
+        return ()
 
 
 def _reads_tokens(model: nn.Module) -> bool:

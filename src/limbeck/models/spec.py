@@ -9,6 +9,7 @@ from limbeck.checks import LimbeckError, nearest
 
 Head = Literal["classification", "seq2seq", "question-answering", "causal-lm"]
 Problem = Literal["single-label", "multi-label", "regression"]
+Pictured = Literal["classification", "detection", "embedding", "keypoints"]
 
 HEADS: tuple[Head, ...] = ("classification", "seq2seq", "question-answering", "causal-lm")
 PROBLEMS: tuple[Problem, ...] = ("single-label", "multi-label", "regression")
@@ -27,11 +28,14 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What images ask of a model: how many classes, input channels, and (height, width) in pixels."""
+    """What images ask of a model: how many classes, input channels, and (height, width) in pixels; and what the model
+    gives, `head`: the class of a picture, boxes with classes, an embedding (of no classes), or `num_classes` keypoints.
+    """
 
     num_classes: int
     in_channels: int
     image_size: tuple[int, int]
+    head: Pictured = "classification"
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,9 +81,25 @@ class Example(BaseModel):
     judged: bool = True
 
 
-class Examples(BaseModel):
-    """What the student lost against the teacher, kept and won; or where the two differ most."""
+class Panel(BaseModel):
+    """A picture (`png` in base64) with what is drawn into it: the truth, or what a model found."""
 
+    title: str
+    png: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]+=*$")]
+    text: str = ""
+
+
+class Compared(BaseModel):
+    """A test sample as the truth and each model have it, side by side."""
+
+    caption: str
+    panels: list[Panel]
+
+
+class Examples(BaseModel):
+    """What the student lost against the teacher, kept and won; or where the two differ most, also side by side."""
+
+    compared: list[Compared] = []
     differing: list[Example] = []
     lost: list[Example] = []
     kept: list[Example] = []

@@ -162,7 +162,7 @@ def _validate(module: nn.Module, split: ImageSet, _settings: Any) -> dict[str, f
     return quick_metrics(predict(module, split, label="validation"))
 
 
-def _examples(test: Any, student: Classified, teacher: Classified) -> dict[str, Any] | None:
+def _examples(test: Any, student: Classified, teacher: Classified, _alone: Any) -> dict[str, Any] | None:
     """Pictures as base64 PNG, with what teacher and student say: those the student lost, kept and won."""
     if not isinstance(test, ImageSet) or teacher.logits is None or student.logits is None:
         return None

@@ -142,7 +142,7 @@ def _validate(module: nn.Module, split: PackedSet, _settings: Any) -> dict[str, 
     return score(module, split).metrics()
 
 
-def _examples(test: PackedSet, student: Modelled, teacher: Modelled | Unmeasured) -> dict[str, Any] | None:
+def _examples(test: PackedSet, student: Modelled, teacher: Modelled | Unmeasured, _alone: Any) -> dict[str, Any] | None:
     """How the text goes on, and how teacher and student would go on with it."""
     writers = [_writer(student.read), None if isinstance(teacher, Unmeasured) else _writer(teacher.read)]
     if writers[0] is None:

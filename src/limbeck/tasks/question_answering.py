@@ -145,7 +145,7 @@ def _validate(module: nn.Module, split: WindowSet, settings: QuestionSettings) -
     return _predict(module, split, label="validation", settings=settings).metrics()
 
 
-def _examples(test: WindowSet, student: Answered, teacher: Answered | Unmeasured) -> dict[str, Any] | None:
+def _examples(test: WindowSet, student: Answered, teacher: Answered | Unmeasured, _alone: Any) -> dict[str, Any] | None:
     """Questions that the student lost, kept and won, with the passage around the right answer."""
     if isinstance(teacher, Unmeasured):
         return None

@@ -119,7 +119,8 @@ class Task:
         preparation: how samples reach a model, as a saved folder keeps it.
         predict: a model's answers to a split.
         validate: from a module, the validation split and settings to its measures, cheap enough to ask for often.
-        examples: samples worth looking at, with what student and teacher say, for the report.
+        examples: samples worth looking at, with what the distilled student, the teacher and the student alone (None
+            where it was not measured) say, for the report.
         check: raises LimbeckError where data and terms do not go together.
         run: how a module is run on a batch where its latency is measured.
     """
@@ -144,7 +145,7 @@ class Task:
     preparation: Callable[[Any], Any]
     predict: Predict
     validate: Callable[[nn.Module, Any, Any], dict[str, float]]
-    examples: Callable[[Any, Any, Any], dict[str, Any] | None]
+    examples: Callable[[Any, Any, Any, Any], dict[str, Any] | None]
     run: Callable[[nn.Module], Callable[[Batch], object]]
     check: Callable[[Any, Sequence[Mapping[str, Any]]], None] = lambda _data, _terms: None
 

@@ -145,7 +145,9 @@ def _validate(module: nn.Module, split: TextSet, _settings: Any) -> dict[str, fl
     return quick_metrics(found) if isinstance(found, Classified) else found.metrics()
 
 
-def _examples(test: TextSet, student: Classified | Scored, teacher: Classified | Scored) -> dict[str, Any] | None:
+def _examples(
+    test: TextSet, student: Classified | Scored, teacher: Classified | Scored, _alone: Any
+) -> dict[str, Any] | None:
     """Texts with what teacher and student say: those that the student lost, kept and won."""
     if isinstance(student, Scored) or isinstance(teacher, Scored):
         assert isinstance(student, Scored)

@@ -143,7 +143,9 @@ def _validate(module: nn.Module, split: PairSet, _settings: Any) -> dict[str, fl
     return {"nll": nll / max(count, 1), "accuracy": right / max(count, 1)}
 
 
-def _examples(test: PairSet, student: Translated, teacher: Translated | Unmeasured) -> dict[str, Any] | None:
+def _examples(
+    test: PairSet, student: Translated, teacher: Translated | Unmeasured, _alone: Any
+) -> dict[str, Any] | None:
     """Texts of which the student's translation is furthest from the teacher's."""
     if isinstance(teacher, Unmeasured):
         return None
