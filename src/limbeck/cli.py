@@ -220,6 +220,8 @@ def label(
         for store in stores:
             manifest = store.manifest
             console.print(f"store    {store.folder}  {manifest.records:,} records, {manifest.bytes / 1e6:,.1f} MB")
+        if len(stores) < len(read.teacher):
+            raise typer.Exit(3)
 
 
 @app.command()

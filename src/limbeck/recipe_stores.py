@@ -11,6 +11,7 @@ from limbeck.files import read_json, write_json
 from limbeck.recipe import ModelRecipe, Recipe, TeacherRecipe
 from limbeck.store import LabelStore
 from limbeck.store.manifest import MANIFEST, PLAN, checksum
+from limbeck.teachers.endpoint import is_endpoint
 
 LABELS = "labels"
 """Where `limbeck label` writes in a run folder, if the recipe names no place."""
@@ -59,7 +60,10 @@ def one_for_views(stores: Sequence[LabelStore]) -> LabelStore | None:
 
 
 def teacher_text(wanted: ModelRecipe) -> str:
-    """What a store's manifest calls a recipe's teacher: its model, with the options that make it another."""
+    """What a store's manifest calls a recipe's teacher: its model, with the options that make it another. Of an
+    endpoint this is what that calls its model, wherever it is served and whatever may be spent."""
+    if is_endpoint(wanted.model):
+        return f"endpoint {wanted.options.get('model')}"
     options = ", ".join(f"{key}={_ordered(wanted.options[key])!r}" for key in sorted(wanted.options))
     return f"{wanted.model} ({options})" if options else wanted.model
 

@@ -35,6 +35,7 @@ from limbeck.recipe_stores import (
 from limbeck.store import LabelStore
 from limbeck.tasks import Opening, Say, Task, TaskData
 from limbeck.teachers import Ensemble, Live, Onnx, Stored, Teacher, as_teacher
+from limbeck.teachers.endpoint import is_endpoint
 from limbeck.training import TrainConfig, Trained, train
 
 RECORD = "record.json"
@@ -267,6 +268,7 @@ def _stored(session: Session, wanted: TeacherRecipe, store: LabelStore, name: st
     same_classes(plan.classes, session.data.classes, f"the label store {store.folder}")
     same_model(store, wanted)
     ready = (session.folder / name / RECORD).exists() if wanted.train is not None else bool(wanted.model)
+    ready = ready and not is_endpoint(wanted.model)
     live = open_live(session, wanted, name) if ready else None
     session.say(f"{name}: label store {store.folder}, {plan.teacher}, {store.manifest.records:,} stored answers")
     cost, history = (live.cost, live.history) if live is not None else ({}, [])
@@ -275,6 +277,11 @@ def _stored(session: Session, wanted: TeacherRecipe, store: LabelStore, name: st
 
 def open_live(session: Session, wanted: TeacherRecipe, name: str) -> Taught:
     """A teacher that runs: loaded, or trained first."""
+    if is_endpoint(wanted.model):
+        raise LimbeckError(
+            f"{name}: {wanted.model} is asked once, by `limbeck label`, and students learn from what it said; name the "
+            "folder of its labels in teacher.store, and run `limbeck label` with this recipe first"
+        )
     if wanted.train is not None:
         return _trained_teacher(session, wanted, wanted.train, name)
     if wanted.model.endswith(".onnx"):

@@ -15,7 +15,7 @@ from limbeck.labelling import keys_of, label
 from limbeck.losses import kd
 from limbeck.models.heads import is_causal_lm
 from limbeck.processes import processes
-from limbeck.recipe import Recipe, build_codecs
+from limbeck.recipe import Recipe, TeacherRecipe, build_codecs, build_terms
 from limbeck.recipe_stores import (
     LABELS,
     same_model,
@@ -34,10 +34,11 @@ from limbeck.session import (
     teacher_name,
     training_split,
 )
-from limbeck.store import LabelStore
+from limbeck.store import LabelStore, TopKLogits
 from limbeck.students import build_student, distiller_of
-from limbeck.tasks import Opening
+from limbeck.tasks import LANGUAGE_MODELLING, Opening
 from limbeck.teachers import Stored, Teacher, same_inputs
+from limbeck.teachers.endpoint import is_endpoint, label_by_endpoint, named_endpoint
 from limbeck.tokens import TokenPlan
 from limbeck.types import LinearHead, Sampled, Target, TopK, dense_logits
 
@@ -80,9 +81,14 @@ def label_recipe(
         for path in paths:
             writable(path)
     splits = _labelled(session)
-    stores = []
+    stores: list[LabelStore] = []
     for index, wanted in enumerate(recipe.teacher):
         name, path = teacher_name(recipe, index), paths[index]
+        if is_endpoint(wanted.model):
+            say(f"{name}: labels go to {path}")
+            answered = _asked(session, wanted, splits[0], path)
+            stores += [answered] if answered is not None else []
+            continue
         teacher = open_live(session, wanted, name).teacher
         say(f"{name}: labels go to {path}")
         stores.append(
@@ -101,6 +107,44 @@ def label_recipe(
     return stores
 
 
+def _asked(session: Session, wanted: TeacherRecipe, split: Any, path: Path) -> LabelStore | None:
+    """What an endpoint says of the training split; None where its budget was spent before the end."""
+    endpoint, budget = named_endpoint(wanted.model, wanted.options)
+    kept = build_codecs(session.recipe.label.signals)[LOGITS]
+    assert isinstance(kept, TopKLogits)
+    return label_by_endpoint(
+        endpoint, split, path, tokenizer=session.data.train.tokenizing.tokenizer, k=kept.k,
+        name=teacher_text(wanted), budget=budget, say=session.say,
+    )  # fmt: skip
+
+
+def _asks(recipe: Recipe) -> bool:
+    """Whether the recipe's teacher is behind an endpoint.
+
+    Raises:
+        LimbeckError: one is, and what the recipe asks for is not what an endpoint can say.
+    """
+    found = [wanted for wanted in recipe.teacher if is_endpoint(wanted.model)]
+    if not found:
+        return False
+    if len(recipe.teacher) > 1:
+        raise LimbeckError(f"teacher: {found[0].model} names only its likeliest tokens, so it teaches alone")
+    named_endpoint(found[0].model, found[0].options)
+    if recipe.task != LANGUAGE_MODELLING.name or recipe.data.packed:  # type: ignore[attr-defined]
+        raise LimbeckError(
+            f"teacher: {found[0].model} is asked for the next tokens of texts, each by itself; take the task "
+            f"{LANGUAGE_MODELLING.name} and data.packed=false"
+        )
+    signals = build_codecs(recipe.label.signals)
+    kept = signals.get(LOGITS)
+    if len(signals) > 1 or not isinstance(kept, TopKLogits) or kept.temperature != 1:
+        raise LimbeckError(
+            "label.signals: an endpoint names its likeliest tokens, at temperature 1; take "
+            "{logits: {codec: top-k, k: 20}}"
+        )
+    return True
+
+
 def _labelled(session: Session) -> list[Any]:
     """The splits of which labels are kept."""
     return session.task.labelled(session.recipe.data, session.data, session.recipe.label.views)
@@ -116,6 +160,11 @@ def _alive(recipe: Recipe) -> Recipe:
 def _served(session: Session, recipe: Recipe) -> None:
     """Raises LimbeckError where a term of the recipe could not be computed from what is going to be stored."""
     codecs = build_codecs(recipe.label.signals)
+    if _asks(recipe):
+        for term in build_terms(recipe.terms):
+            if term.uses_teacher and (why := codecs[LOGITS].refuses(term.loss)):
+                raise LimbeckError(f"{term.title}: {why}")
+        return
     teacher = preview_teacher(session).teacher
     for setting, variant in recipe.variants().items():
         variant = _alive(variant)

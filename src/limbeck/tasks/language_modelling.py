@@ -151,8 +151,11 @@ def _examples(test: PackedSet, student: Modelled, teacher: Modelled | Unmeasured
     tokenizer = test.tokenizing.tokenizer
     for row in torch.linspace(0, len(test) - 1, SAMPLES + 2).long()[1:-1].tolist():
         tokens = test.__getitems__([row])["input_ids"][0]
-        prompt, truth = tokens[:PROMPT], tokens[PROMPT : PROMPT + WRITTEN]
-        mine, theirs = ("" if each is None else _continued(each, prompt, tokenizer) for each in writers)
+        # Models need not know more positions than a row has.
+        begun = min(PROMPT, len(tokens) // 2)
+        count = min(WRITTEN, test.length - begun)
+        prompt, truth = tokens[:begun], tokens[begun : begun + count]
+        mine, theirs = ("" if each is None else _continued(each, prompt, count, tokenizer) for each in writers)
         given, on = (shown(str(tokenizer.decode(part))) for part in (prompt, truth))
         found.append({"text": given, "label": on, "teacher": theirs, "student": mine, "judged": False})
     return {"differing": found}
@@ -167,11 +170,11 @@ def _writer(read: nn.Module | Teacher) -> Any:
     return inner if hasattr(inner, "generate") and inner.can_generate() else None
 
 
-def _continued(model: Any, prompt: torch.Tensor, tokenizer: Any) -> str:
+def _continued(model: Any, prompt: torch.Tensor, count: int, tokenizer: Any) -> str:
     given = prompt.unsqueeze(0).to(next(model.parameters()).device)
     with torch.inference_mode():
         written = model.generate(
-            given, attention_mask=torch.ones_like(given), max_new_tokens=WRITTEN, do_sample=False,
+            given, attention_mask=torch.ones_like(given), max_new_tokens=count, do_sample=False,
             pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
         )  # fmt: skip
     return shown(str(tokenizer.decode(written[0, len(prompt) :])))
