@@ -170,6 +170,15 @@ def test_retokenize(pairs: list[str] | None) -> None:
     assert "token_type_ids" in batch
 
 
+def test_retokenizing_is_named_by_its_tokenizer() -> None:
+    """A teacher that a label store does not know again in another process, as its identity has the place in memory of
+    what adapts its batches."""
+    data = text_set()
+    first, second = (Retokenize(tokenizing(kind="bytes"), [data]) for _ in range(2))
+    assert first is not second
+    assert repr(first) == repr(second) != repr(Retokenize(tokenizing(), [data]))
+
+
 def test_retokenize_errors() -> None:
     """An id that is not known is answered with the text of its neighbour."""
     data = text_set()

@@ -43,6 +43,10 @@ class Retokenize:
         pairs = [places[at][0].pair(places[at][1]) or "" for at in first] if paired.pop() else None
         self._tokenized = Tokenized(texts, pairs, tokenizing)
 
+    def __repr__(self) -> str:
+        # A teacher's identity is made of it, so it must be the same in every process.
+        return f"Retokenize({self.tokenizing.identity()})"
+
     def __call__(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The batch with `input_ids` (batch, longest) and the like of the other tokenizer, on the device of its ids.
 
