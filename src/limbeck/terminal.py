@@ -18,12 +18,12 @@ from safetensors import SafetensorError
 
 from limbeck.checks import LimbeckError
 
-console = Console()
+console = Console(emoji=False)  # `:package:` in a model's name is no picture
 
 
 def say(line: str) -> None:
     """Prints a line of a run's progress as it is."""
-    console.print(line, highlight=False, markup=False)
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def findings_table(lines: Iterable[tuple[str, str, str]]) -> Table:
