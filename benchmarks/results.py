@@ -1,4 +1,5 @@
-"""Runs the shipped CPU recipes (going on where they stopped) and writes their tables into docs/results.md.
+"""Runs the shipped CPU recipes (going on where they stopped) and writes their tables into docs/results.md. Teachers
+with a label store are run once, into that.
 
 python benchmarks/results.py [RECIPE …] [--runs runs]
 """
@@ -15,6 +16,7 @@ from limbeck.recipe import read_recipe
 from limbeck.report.words import main_measure
 from limbeck.results import Results
 from limbeck.run import run
+from limbeck.stores import label_recipe
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 RECIPES = ("digits", "mnist-dense", "mnist-conv", "sst2", "multi30k-en-de", "squad", "wikitext2")
@@ -50,7 +52,10 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     options = parser.parse_args()
     for name in options.recipes:
-        results = run(read_recipe(name), options.runs / name)
+        recipe = read_recipe(name)
+        if any(teacher.store is not None for teacher in recipe.teacher):
+            label_recipe(recipe, options.runs / name)
+        results = run(recipe, options.runs / name)
         start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
         page = PAGE.read_text(encoding="utf-8")
         before, _, rest = page.partition(start)

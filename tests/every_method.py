@@ -79,12 +79,19 @@ class Setting:
     refused: dict[str, str]
 
 
-CNN_REFUSES = {"attention-mse": "attention", "minilm": "quer|value|attention"}
+PICTURED = {
+    method.name: "has no module .* to tap|gives .* but not|gives no"
+    for method in METHODS
+    if method.module.student_signals or method.module.wants == "pyramid"
+} | {"arcface": "how many persons", "cosface": "how many persons", "class-centres": "class centres are not known"}
+"""Methods for what no classifier gives, such as boxes or heatmaps, or that only a data set of persons can tell."""
+
+CNN_REFUSES = {"attention-mse": "attention", "minilm": "quer|value|attention", **PICTURED}
 
 SETTINGS = {
     "cnn": Setting(lambda: (_cnn((8, 8, 16, 24), 8), _cnn((8, 16, 24, 32), 14)), _images, CNN_REFUSES),
     "vit": Setting(lambda: (_vit(16, 2), _cnn((8, 16, 24, 32), 14)), _images, CNN_REFUSES),
-    "text": Setting(lambda: (_bert(24, 2), _bert(48, 4)), _texts, {}),
+    "text": Setting(lambda: (_bert(24, 2), _bert(48, 4)), _texts, PICTURED),
 }
 
 

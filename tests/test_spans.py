@@ -144,7 +144,11 @@ class Given(nn.Module):
         return {"start_logits": self.logits[..., 0], "end_logits": self.logits[..., 1]}
 
 
-ON_LOGITS = [m.module for m in METHODS if m.module.wants == "logits" and "teacher" in m.module.inputs]
+ON_LOGITS = [
+    m.module
+    for m in METHODS
+    if m.module.wants == "logits" and "teacher" in m.module.inputs and not m.module.student_signals
+]
 NEED_ALL = ("logit-mse", "standardized", "sigmoid-kd")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -300,7 +300,10 @@ def evaluate(
             raise LimbeckError(f"{model}: saved without its preprocessing; measure it from Python")
         task = TASKS[card.task]
         # Prepared as the model was trained: pixels in its size, texts by the tokenizer beside it.
-        own = {} if card.preprocessing is None else {"size": card.preprocessing.size[0]}
+        own: dict[str, Any] = {}
+        if card.preprocessing is not None:
+            height, width = card.preprocessing.size
+            own["size"] = height if height == width else [height, width]
         own |= {} if card.tokenizing is None else {"max_length": card.tokenizing.max_length}
         settings = task.settings(source=data, **own)
         opened = task.load(settings, Opening(teachers=[str(model)], say=say))

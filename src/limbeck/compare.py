@@ -20,7 +20,8 @@ from limbeck.metrics import holm, paired, size_of
 from limbeck.models import without_answers
 from limbeck.results import Claim, Row
 from limbeck.tasks import Predict, Task
-from limbeck.teachers import Live, Teacher
+from limbeck.teachers import Live, Stored, Teacher
+from limbeck.teachers.fingerprint import weights_hash
 from limbeck.terms import Term
 from limbeck.training import Trained
 from limbeck.types import Batch
@@ -29,15 +30,16 @@ ALONE, DISTILLED = "alone", "distilled"
 """What rows are called: the student trained on labels only, and the one with a teacher."""
 
 
-def alone_terms(terms: Sequence[Term]) -> list[Term]:
-    """The objective of the student alone: the recipe's own terms on labels, or plain cross-entropy where it has none.
+def alone_terms(terms: Sequence[Term], otherwise: Sequence[Term] = ()) -> list[Term]:
+    """The objective of the student alone: the recipe's own terms on labels; where it has none those of `otherwise`, and
+    plain cross-entropy where these have none too.
 
     A single term gets weight 1, so that it is not trained with a tenth of a gradient.
     """
     # A student that teaches itself is not alone.
     supervised = [term for term in terms if not (term.uses_teacher or term.own)]
     if not supervised:
-        return [Term(Supervised())]
+        return alone_terms(otherwise) if otherwise else [Term(Supervised())]
     if len(supervised) == 1:
         only = supervised[0]
         return [Term(only.loss, student=only.student, name=only.name, labels=only.labels)]
@@ -98,15 +100,17 @@ def measure(
     modules = {family: candidate.load().to("cpu").eval() for family, candidate in one_each.items()}
     runs = {family: task.run(module) for family, module in modules.items()}
     teachers = list(teacher.modules())
-    if isinstance(teacher, Live):
-        modules["teacher"], home = teacher.model, next(teacher.model.parameters()).device
-        teacher.model.to("cpu").eval()
-        prepare, run = teacher.prepare, task.run(teacher.model)
+    # What a model costs is the same whether students learn from it or from its stored answers.
+    live = teacher.fallback if isinstance(teacher, Stored) else teacher
+    if isinstance(live, Live):
+        modules["teacher"], home = live.model, next(live.model.parameters()).device
+        live.model.to("cpu").eval()
+        prepare, run = live.prepare, task.run(live.model)
         runs["teacher"] = lambda batch: run(prepare(batch))
     latencies = latency(runs, example)
     sizes = {name: size_of(module, example, runs[name]) for name, module in modules.items()}
-    if isinstance(teacher, Live):
-        teacher.model.to(home)  # students may be compared with what it says, batch by batch
+    if isinstance(live, Live):
+        live.model.to(home)  # students may be compared with what it says, batch by batch
     if "teacher" not in sizes and teachers:
         sizes["teacher"] = {
             "parameters": float(sum(p.numel() for module in teachers for p in module.parameters())),
@@ -124,9 +128,14 @@ def measure(
 
     rows = [row("teacher", 0, "last", "teacher", taught, taught.metrics(), teacher_cost or {}, teacher_history or [])]
     first: dict[str, Any] = {}
+    known: dict[str, tuple[Any, dict[str, float]]] = {}
     for each in candidates:
-        said: Any = predict(each.load(), test, label=f"test: {each.name}, seed {each.seed}", workers=workers)
-        metrics = said.metrics() | said.fidelity(taught)
+        module = each.load()
+        weights = f"{each.name} {each.seed} {weights_hash([module])}"
+        if weights not in known:  # validation often selects the last weights
+            answers: Any = predict(module, test, label=f"test: {each.name}, seed {each.seed}", workers=workers)
+            known = {weights: (answers, answers.metrics() | answers.fidelity(taught))}
+        said, metrics = known[weights]
         rows.append(row(each.name, each.seed, each.checkpoint, each.family, said, metrics, each.cost, each.history))
         if each.name in (ALONE, DISTILLED):
             first.setdefault(each.name, said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 
 from limbeck.balance import Balancing, Uncertainty
 from limbeck.checks import LimbeckError
+from limbeck.losses import Loss
 from limbeck.losses.fused import serves_fused
 from limbeck.models import as_module
-from limbeck.models.forward import evaluating, forward_of
+from limbeck.models.forward import evaluating, forward_of, unwrapped
 from limbeck.models.heads import is_causal_lm
 from limbeck.models.layout import (
     channels_last_batch,
@@ -21,7 +23,7 @@ from limbeck.models.layout import (
     refuses_channels_last,
 )
 from limbeck.objective import Context, Objective, labelled, taken
-from limbeck.pairing import expand
+from limbeck.pairing import expand, opened
 from limbeck.projectors import projector_between
 from limbeck.shortcuts import SHORTCUTS, known_shortcuts
 from limbeck.taps import SignalReader
@@ -90,6 +92,7 @@ class Distiller(nn.Module):
                 raise LimbeckError(
                     "teacher and student are one object, so the teacher would learn; pass copy.deepcopy(model)"
                 )
+            self._introduce(terms)
             self.teacher.require({name or LOGITS for term in taught for name in term.teacher_names})
             for term in taught:
                 for name in term.teacher_names:
@@ -202,6 +205,17 @@ class Distiller(nn.Module):
     def student_signal(self, batch: Batch) -> Signal:
         """What the student alone gives for a batch: its logits and the signals that terms ask of it."""
         return self._read(batch)
+
+    def _introduce(self, terms: Sequence[Term]) -> None:
+        """Shows both models to losses that need more of them than signals."""
+        losses = [each for term in terms for each in term.loss.modules() if isinstance(each, Loss)]
+        losses = [each for each in losses if type(each).meet is not Loss.meet]
+        if losses and self.teacher is not None:
+            teacher = None
+            with suppress(LimbeckError):  # of a store, or of several models, there is no module
+                teacher = opened(self.teacher)[0]
+            for loss in losses:
+                loss.meet(unwrapped(self.student), None if teacher is None else unwrapped(teacher))
 
     def _heads_serve(self, terms: Sequence[Term]) -> bool:
         """Whether all terms on the student's logits can be computed from its head."""

@@ -65,7 +65,7 @@ def examine(recipe: Recipe, folder: Path, *, trust_code: bool = False) -> list[F
 def _data(recipe: Recipe, data: TaskData) -> Iterator[Finding]:
     split = training_split(recipe, data, 0)
     sizes = f"train {len(data.train):,}, validation {len(data.validation):,}, test {len(data.test):,}"
-    if not data.classes or split.labels.is_floating_point():
+    if not data.classes or split.labels.is_floating_point() or recipe.kind.shape(data).head != "classification":
         yield Finding("note", "data", sizes)
         yield Finding("ok", "labels", recipe.kind.describe(split, data))
         return
@@ -189,8 +189,9 @@ def _step(session: Session, student: nn.Module, teacher: Teacher, *, guessed: bo
 
     def built(shortcuts: Collection[str]) -> Distiller:
         made = Distiller(
-            student, teacher, build_terms(recipe.terms), example=batch, balance=recipe.balance, shortcuts=shortcuts
-        )
+            student, teacher, recipe.kind.fitted(build_terms(recipe.terms), split, teacher), example=batch,
+            balance=recipe.balance, shortcuts=shortcuts,
+        )  # fmt: skip
         made.to(device).train().prepare(split.ids)
         return made
 

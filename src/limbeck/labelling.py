@@ -18,7 +18,7 @@ from limbeck.checks import LimbeckError
 from limbeck.content import content_ids
 from limbeck.models.heads import is_causal_lm
 from limbeck.processes import processes
-from limbeck.sources import ImageSet, Prepared, as_training_data
+from limbeck.sources import HasLengths, Prepared, ViewedSet, as_training_data
 from limbeck.store import (
     Codec,
     DenseLogits,
@@ -66,7 +66,7 @@ def label(
     Args:
         teacher: a module, a Teacher, an .onnx path, or a list of those.
         data: a data set as `limbeck.distill` takes it, or a list of data sets (training split and test split, say).
-            An ImageSet is labelled in each of its views: `images.with_view(view, seed, count=4)`.
+            A ViewedSet is labelled in each of its views: `images.with_view(view, seed, count=4)`.
         signals: what to keep, and how: `logits` dense by default; names of the teacher's modules with `Features()`.
         batch_size: samples at a time; larger than in training, as nothing is kept for a backward pass.
         seed: of the draws of the codec `sampled`.
@@ -240,14 +240,14 @@ class _Encoder:
 
 def _passes(data: Any, collate: Callable[[Any], Any] | None) -> tuple[list[Any], Callable[[Any], Any]]:
     """Every data set once in each of its views, and how their samples become batches."""
-    sets = list(data) if isinstance(data, list) and data and isinstance(data[0], Dataset | ImageSet) else [data]
+    sets = list(data) if isinstance(data, list) and data and isinstance(data[0], Dataset) else [data]
     passes: list[Any] = []
     own: Callable[[Any], Any] | None = None
     for each in sets:
         each, own = as_training_data(each, None)
         if isinstance(each, IterableDataset):
             raise LimbeckError("data without a length cannot be labelled; give a map-style data set")
-        if not isinstance(each, ImageSet):
+        if not isinstance(each, ViewedSet):
             passes.append(each)
             continue
         if each.view_count is None:
@@ -271,8 +271,7 @@ def _write(
     bar = tqdm(total=total, desc="labelling", unit=" samples", disable=silent, leave=False)
     for at, each in enumerate(passes):
         here = [(number, shard) for number, shard in shards if shard.at == at]
-        batches = [list(range(start, min(start + batch_size, shard.stop)))
-                   for _, shard in here for start in range(shard.start, shard.stop, batch_size)]  # fmt: skip
+        batches = [batch for _, shard in here for batch in _batches(each, shard, batch_size)]
         if not batches:
             continue
         loader = iter(DataLoader(each, batch_sampler=batches, collate_fn=collate, num_workers=workers))
@@ -284,6 +283,15 @@ def _write(
             writer.write(number, _joined(parts))
     bar.close()
     return total
+
+
+def _batches(each: Any, shard: _Shard, batch_size: int) -> list[list[int]]:
+    """The samples of a shard in batches: of those that differ in length (texts), the shortest first, so that little is
+    padded. Records are found by their ids, wherever they are."""
+    indices = torch.arange(shard.start, shard.stop)
+    if isinstance(each, HasLengths):
+        indices = indices[each.lengths[indices].argsort(stable=True)]
+    return [batch.tolist() for batch in indices.split(batch_size)]
 
 
 def _joined(parts: Sequence[Records]) -> Records:
@@ -373,7 +381,7 @@ def _name_of(teacher: Teacher) -> str:
 def _views(passes: Sequence[Any]) -> ViewPlan | None:
     """The augmentation of the first data set that has one."""
     for each in passes:
-        if isinstance(each, ImageSet) and (each.view is not None or each.mixing is not None):
+        if isinstance(each, ViewedSet) and (each.view is not None or each.mixing is not None):
             return ViewPlan(
                 repr(each.view), repr(each.mixing), each.seed, sum(other.name == each.name for other in passes)
             )

@@ -27,6 +27,7 @@ from limbeck.session import (
 )
 from limbeck.students import Entry, candidates, chain_notes, lineup, rehearse, train_all
 from limbeck.tasks import TaskData
+from limbeck.teachers import Teacher
 
 RESULTS = "results.json"
 REPORT = "report.html"
@@ -61,7 +62,7 @@ def run(recipe: Recipe, folder: Path, *, trust_code: bool = False, say: Say = pr
         train_all(session, entries)
         if not main:
             return Results(recipe.resolved(), versions(), [])
-        _publish_student(session, list(candidates(folder, entries, trust_code)))
+        _publish_student(session, list(candidates(folder, entries, trust_code)), taught.teacher)
         return account(session, entries, taught, notes, lambda rows: claims(rows, session.task.claimed))
 
 
@@ -89,8 +90,9 @@ def account(
     return results
 
 
-def _publish_student(session: Session, candidates: Sequence[Candidate]) -> None:
-    """Copies the distilled student that validation likes best, of any generation, to `folder/student`."""
+def _publish_student(session: Session, candidates: Sequence[Candidate], teacher: Teacher) -> None:
+    """Copies the distilled student that validation likes best, of any generation, to `folder/student`, with what it
+    needs beside it."""
     names = [each for each in candidates if each.name.startswith(DISTILLED) and "@" not in each.name]
     best = max(
         (each for each in names if each.checkpoint == "last"),
@@ -100,6 +102,7 @@ def _publish_student(session: Session, candidates: Sequence[Candidate]) -> None:
     source = folder / "models" / f"{best.name}-{best.seed}" / best.checkpoint
     with staged_folder(folder / "student") as staging:
         shutil.copytree(source, staging, dirs_exist_ok=True)
+        session.task.beside(best.load(), teacher, session.data, staging)
 
 
 def finished(folder: Path, recipe: Recipe) -> Results | None:

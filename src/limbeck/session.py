@@ -233,13 +233,13 @@ def preview_teacher(session: Session) -> Taught:
 
 def _as_seen(session: Session, wanted: TeacherRecipe) -> Session:
     """The session with its data as a teacher reads it that is trained on it."""
-    return replace(session, data=session.task.seen_by(session.data, _said(wanted)))
+    return replace(session, data=session.task.seen_by(session.data, teacher_said(wanted)))
 
 
 def _untrained(session: Session, wanted: TeacherRecipe) -> Teacher:
     """In the place of a teacher that has still to be trained."""
     model = _as_seen(session, wanted).build(wanted)
-    return Live(model, adapt=session.task.adapter(session.data, model, _said(wanted)))
+    return Live(model, adapt=session.task.adapter(session.data, model, teacher_said(wanted)))
 
 
 def teacher_name(recipe: Recipe, index: int) -> str:
@@ -285,7 +285,7 @@ def open_live(session: Session, wanted: TeacherRecipe, name: str) -> Taught:
     if wanted.train is not None:
         return _trained_teacher(session, wanted, wanted.train, name)
     if wanted.model.endswith(".onnx"):
-        adapt = session.task.adapter(session.data, None, _said(wanted))
+        adapt = session.task.adapter(session.data, None, teacher_said(wanted))
         return Taught(Onnx(wanted.model, adapt=adapt), {}, [])
     return Taught(_ready_teacher(session, wanted), {}, [])
 
@@ -294,7 +294,7 @@ def _spec(wanted: ModelRecipe) -> ModelSpec:
     return ModelSpec(wanted.model, dict(wanted.options))
 
 
-def _said(wanted: TeacherRecipe) -> dict[str, Any]:
+def teacher_said(wanted: TeacherRecipe) -> dict[str, Any]:
     """What a recipe and a saved folder say of how a teacher wants its samples."""
     said: dict[str, Any] = {**wanted.options, "model": wanted.model}
     said |= {key: getattr(wanted, key) for key in TEACHER_KEYS}
@@ -305,7 +305,7 @@ def _said(wanted: TeacherRecipe) -> dict[str, Any]:
 
 
 def _ready_teacher(session: Session, wanted: TeacherRecipe) -> Teacher:
-    said, path = _said(wanted), Path(wanted.model)
+    said, path = teacher_said(wanted), Path(wanted.model)
     if path.is_dir() and is_saved(path):
         same_classes(read_card(path).classes, session.data.classes, str(path))
     shape = session.task.shape_of_teacher(session.data, said)
@@ -336,14 +336,17 @@ def _trained_teacher(session: Session, wanted: TeacherRecipe, config: TrainConfi
         torch.manual_seed(0)
         task, recipe = session.task, session.recipe
         own = _as_seen(session, wanted)
-        terms = alone_terms(build_terms(list(task.terms(recipe.data))))
-        distiller = Distiller(own.build(wanted), None, terms, shortcuts=config.shortcuts)
         split = task.teaching(recipe.data, own.data, wanted.augment)
+        terms = alone_terms(build_terms(list(wanted.terms or task.terms(recipe.data))))
+        example = split.__getitems__(list(range(min(2, len(split)))))
+        distiller = Distiller(
+            own.build(wanted), None, task.fitted(terms, split, None), example=example, shortcuts=config.shortcuts
+        )
         own.keep(name, place, wanted, own.train(name, distiller, split, config, 0, name), name)
     same_classes(read_card(place / "last").classes, session.data.classes, str(place))
     record = read_json(place / RECORD)
     model = load(place / "last", trust_code=session.trust_code)
-    said = {**_said(wanted), "model": str(place / "last")}
+    said = {**teacher_said(wanted), "model": str(place / "last")}
     adapt = session.task.adapter(session.data, model, said)
     teacher = Live(model, adapt=adapt, shortcuts=session.recipe.train.shortcuts)
     return Taught(session.task.bridged(teacher, session.data, said), record["cost"], record["history"])

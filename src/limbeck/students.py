@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,34 @@ from limbeck.distiller import Distiller
 from limbeck.files import read_json
 from limbeck.generation import generate
 from limbeck.models import load, unwrapped
+from limbeck.models.encoded import encoded_tokens
 from limbeck.models.huggingface import is_transformers
 from limbeck.models.lora import add_adapters
 from limbeck.models.shrinking import shrink
 from limbeck.models.texts import TEXT_MODELS, TextLSTM, TextNgrams, TextStatic
 from limbeck.online import OnPolicy
 from limbeck.processes import processes
-from limbeck.recipe import WEIGHT_KEYS, AssistantRecipe, Recipe, SequenceRecipe, StudentRecipe, build_terms
+from limbeck.recipe import (
+    WEIGHT_KEYS,
+    AssistantRecipe,
+    PseudoBoxesRecipe,
+    Recipe,
+    SequenceRecipe,
+    StudentRecipe,
+    build_terms,
+)
 from limbeck.recipe_stores import note_origins
 from limbeck.sequences import SEQUENCES, sequence_targets
-from limbeck.session import RECORD, Session, training_split
+from limbeck.session import RECORD, Session, teacher_said, training_split
+from limbeck.sources.boxes import DetectionSet
 from limbeck.sources.texts import Tokenizing
 from limbeck.sources.texts.pairs import PairSet
 from limbeck.starting import copy_layers
-from limbeck.tasks.texts import token_counts
-from limbeck.teachers import Live, Teacher
+from limbeck.tasks.object_detection import pseudo_boxes
+from limbeck.tasks.texts import teachers_tokenizing, token_counts
+from limbeck.teachers import Live, Stored, Teacher
 from limbeck.teachers.fingerprint import weights_hash
+from limbeck.training import steps_of
 
 APART = 1000
 """Added to the seed a generation: each draws its own weights and order, as born-again networks do."""
@@ -79,7 +91,10 @@ def lineup(session: Session, teacher: Teacher, recipe: Recipe, setting: str = ""
 
 def _alone(recipe: Recipe) -> dict[str, Any]:
     """What a student that learns of labels alone depends on."""
-    of_teachers = ("about", "assistants", "balance", "generations", "label", "on_policy", "sequence_level", "settings")
+    of_teachers = (
+        "about", "assistants", "balance", "generations", "label", "on_policy", "sequence_level", "pseudo_boxes",
+        "settings",
+    )  # fmt: skip
     kept = {key: value for key, value in recipe.resolved().items() if key not in (*of_teachers, "terms")}
     built = zip(recipe.terms, build_terms(recipe.terms), strict=True)
     terms = [given for given, term in built if not (term.uses_teacher or term.own)]
@@ -137,7 +152,10 @@ def _train(session: Session, entry: Entry, seed: int) -> None:
         return
     drawn = seed + APART * (entry.generation - 1)
     distiller, split = prepared(session, entry, seed, drawn)
-    trained = session.train(unit, distiller, split, recipe.train, drawn, f"{entry.name} {seed + 1}/{recipe.seeds}")
+    config = recipe.train
+    if entry.teacher is None:
+        config = replace(config, steps=steps_of(config, len(session.data.train)))
+    trained = session.train(unit, distiller, split, config, drawn, f"{entry.name} {seed + 1}/{recipe.seeds}")
     session.keep(unit, place, recipe.student, trained, f"{entry.name}, seed {seed}")
 
 
@@ -148,8 +166,14 @@ def prepared(session: Session, entry: Entry, seed: int, drawn: int) -> tuple[Dis
     student = build_student(session, recipe.student, entry.source)
     split = training_split(recipe, session.data, drawn)
     teacher = entry.teacher(seed) if entry.teacher is not None else None
+    if teacher is None:
+        split = recipe.kind.alone(split)
     if teacher is not None and recipe.sequence_level is not None:
         split = as_written(session, recipe.sequence_level, teacher, split)
+        if isinstance(teacher, Stored) and teacher.fallback is not None:
+            teacher = teacher.fallback  # what is stored was said of the references
+    if teacher is not None and recipe.pseudo_boxes is not None:
+        split = as_found(session, recipe.pseudo_boxes, teacher, split)
     return distiller_of(student, teacher, recipe, split), split
 
 
@@ -166,16 +190,28 @@ def as_written(session: Session, wanted: SequenceRecipe, teacher: Teacher, split
     return split.with_targets(sequence_targets(place, mode=wanted.mode, references=split))
 
 
+def as_found(session: Session, wanted: PseudoBoxesRecipe, teacher: Teacher, split: DetectionSet) -> DetectionSet:
+    """A training split with what the teacher finds in its pictures; it looks in the first training that asks for it,
+    and what it found is kept for all others."""
+    settings = f"{teacher.identity()} {wanted.threshold}"
+    place = session.folder / f"pseudo-boxes-{hashlib.sha256(settings.encode()).hexdigest()[:12]}.safetensors"
+    found = pseudo_boxes(teacher, session.data.train, wanted.threshold, place, session.say)
+    return split.with_found(found, wanted.pictures)
+
+
 def distiller_of(student: nn.Module, teacher: Teacher | None, recipe: Recipe, split: Any) -> Distiller:
     """A student with the recipe's terms and its teacher; without one, with its terms on labels."""
-    terms, shortcuts = build_terms(recipe.terms), recipe.train.shortcuts
+    task, terms = recipe.kind, build_terms(recipe.terms)
     if teacher is None:
-        return Distiller(student, None, alone_terms(terms), shortcuts=shortcuts)
+        terms = alone_terms(terms, build_terms(list(task.terms(recipe.data))))
+    terms = task.fitted(terms, split, teacher)
     options: dict[str, Any] = {
         "example": split.__getitems__(list(range(min(2, len(split))))),
-        "balance": recipe.balance,
-        "shortcuts": shortcuts,
+        "shortcuts": recipe.train.shortcuts,
     }
+    if teacher is None:
+        return Distiller(student, None, terms, **options)
+    options["balance"] = recipe.balance
     if recipe.on_policy is not None:
         return OnPolicy(student, teacher, terms, **recipe.on_policy.model_dump(), **options)
     return Distiller(student, teacher, terms, **options)
@@ -242,22 +278,28 @@ def build_student(session: Session, wanted: StudentRecipe, source: Callable[[], 
         student = session.build(wanted)
     else:
         student = shrink(_only_module(source()), **wanted.sizes, **_tokens(session, wanted))
-    if wanted.start is not None and wanted.start.embeddings:
-        _start_from_embeddings(_only_module(source()), student)
+    if wanted.start is not None and wanted.start.embeddings is not None:
+        _start_from_embeddings(session, _only_module(source()), student, wanted.start.embeddings)
     elif wanted.start is not None:
         copy_layers(_only_module(source()), student, wanted.start.layers, blocks=wanted.start.blocks)
     return student if wanted.lora is None else add_adapters(student, wanted.lora)
 
 
-def _start_from_embeddings(teacher: nn.Module, student: nn.Module) -> None:
-    """Gives a small text student its teacher's token embeddings, of which it is to have the tokens."""
+def _start_from_embeddings(session: Session, teacher: nn.Module, student: nn.Module, kind: str) -> None:
+    """Gives a small text student embeddings of its tokens that are its teacher's."""
     if not isinstance(student, TextNgrams | TextLSTM | TextStatic):
         small = ", ".join(TEXT_MODELS)
         raise LimbeckError(f"student.start.embeddings: is of {small}; for a transformers student name its layers")
     inner: Any = unwrapped(teacher)
     if not is_transformers(inner):
         raise LimbeckError("student.start.embeddings: the teacher is no transformers model, whose table is known")
-    student.start_from(inner.get_input_embeddings().weight.detach())
+    if kind == "table":
+        student.start_from(inner.get_input_embeddings().weight.detach())
+        return
+    own = session.task.preparation(session.data)
+    theirs = teachers_tokenizing(teacher_said(session.recipe.teacher[0]), own) or own
+    rows = theirs.encode(own.token_texts())["input_ids"]
+    student.start_from(encoded_tokens(teacher, rows, theirs.pad_id, theirs.tokenizer.all_special_ids))
 
 
 def _tokens(session: Session, wanted: StudentRecipe) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Collection
-from typing import Any
+from dataclasses import fields, is_dataclass
+from typing import Any, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +14,9 @@ from torch import Tensor, nn
 from limbeck.checks import LimbeckError, nearest
 from limbeck.models import forward_of
 from limbeck.models.attention import attend_eagerly
-from limbeck.models.forward import ATTENTION, evaluating, stack_of
+from limbeck.models.forward import ATTENTION, evaluating, stack_of, unwrapped
 from limbeck.models.heads import head_place
+from limbeck.models.huggingface import is_transformers
 from limbeck.types import Batch, LinearHead, Signal, dense_logits
 
 log = logging.getLogger(__name__)
@@ -36,6 +39,24 @@ def module_at(model: nn.Module, path: str, owner: str) -> nn.Module:
     return modules[path]
 
 
+@runtime_checkable
+class GivesSignals(Protocol):
+    """A model that says by which names its forward gives tensors in a dict; others are known when they run."""
+
+    @property
+    def signals(self) -> Collection[str]: ...
+
+
+def signals_given_by(model: nn.Module) -> frozenset[str]:
+    """The names of what a model says that its forward gives, beside its logits."""
+    inner: Any = unwrapped(model)
+    if is_transformers(inner):
+        annotated = inspect.signature(inner.forward).return_annotation
+        outputs = [each for each in (annotated, *get_args(annotated)) if is_dataclass(each)]
+        return frozenset(each.name for output in outputs for each in fields(output))
+    return frozenset(inner.signals) if isinstance(inner, GivesSignals) else frozenset()
+
+
 class SignalReader:
     """Runs a model on a batch and gives its logits and the outputs of the tapped modules as one Signal.
 
@@ -44,8 +65,8 @@ class SignalReader:
 
     Raises:
         LimbeckError: a name in `names` is neither `logits`, nor (of a transformers model) `hidden.N` or `attention.N`,
-            nor the path of a module, with `.input` for what enters it; when called, a tapped module did not run, or
-            without the gradient that the model runs with.
+            nor what the model says that it gives (`GivesSignals`), nor the path of a module, with `.input` for what
+            enters it; when called, a tapped module did not run, or without the gradient that the model runs with.
     """
 
     def __init__(self, model: nn.Module, names: Collection[str], owner: str) -> None:
@@ -56,7 +77,10 @@ class SignalReader:
         self._named = [name for name, option in options.items() if option is not None]
         if LOGITS in names:
             self._named.append(LOGITS)
-        self._taps = {name: module_at(model, name, owner) for name, option in options.items() if option is None}
+        given = signals_given_by(model) & {name for name, option in options.items() if option is None}
+        self._named += sorted(given)
+        tapped = [name for name, option in options.items() if option is None and name not in given]
+        self._taps = {name: module_at(model, name, owner) for name in tapped}
         self._enters = self._taps.keys() - {name for name, _ in model.named_modules()}
         self._owner = owner
         self._head = head_place(model)

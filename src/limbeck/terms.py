@@ -59,8 +59,9 @@ class Term:
     Args:
         weight: a number, or a Schedule.
         student, teacher: a signal each: `logits`, or the path of a module to tap (`fc.input` for what enters one); or a
-            tuple of them, for a loss that takes several together. Left empty they are the logits, or for a loss on
-            features the taps that `limbeck.pairing` proposes, which needs the Distiller's `example`.
+            tuple of them, for a loss that takes several together. Left empty they are what the loss says, else the
+            logits, or for a loss on features the taps that `limbeck.pairing` proposes, which needs the Distiller's
+            `example`; `pyramid` for both is a term for each level of two detectors' pyramids.
         projector: maps the student's signal to the teacher's shape and is trained with the student.
         name: what logs call the term; left empty, it is the loss's.
         own: `teacher` names a signal of the student itself, which gets no gradient from this term: a deeper layer
@@ -76,6 +77,13 @@ class Term:
     name: str = ""
     own: bool = False
     labels: str = "labels"
+
+    def __post_init__(self) -> None:
+        # A loss that compares more than logits says what.
+        if not self.student:
+            object.__setattr__(self, "student", self.loss.student_signals)
+        if not self.teacher:
+            object.__setattr__(self, "teacher", self.loss.teacher_signals)
 
     @property
     def uses_teacher(self) -> bool:

@@ -204,6 +204,11 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def steps_of(config: TrainConfig, samples: int) -> int:
+    """How many steps a training takes on that many samples."""
+    return config.steps or max(1, round(config.epochs * (samples // min(config.batch_size, samples))))
+
+
 def _arguments(
     config: TrainConfig, samples: int, folder: Path, seed: int, *, group_by_length: bool
 ) -> tuple[TrainingArguments, int]:
@@ -214,8 +219,7 @@ def _arguments(
             f"× accumulate={config.accumulate}"
         )
     batch_size = min(config.batch_size, samples)
-    batches = samples // batch_size
-    steps = config.steps or max(1, round(config.epochs * batches))
+    steps = steps_of(config, samples)
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,

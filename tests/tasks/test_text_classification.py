@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers.models import WordPiece
+from tokenizers.processors import TemplateProcessing
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from limbeck.checks import LimbeckError
 from limbeck.models import load, read_card
@@ -146,13 +150,50 @@ def test_a_small_student_starts_from_the_teachers_embeddings(tmp_path: Path) -> 
               "max_position_embeddings": 64}  # fmt: skip
     train = {"steps": 2, "batch_size": 16, "evaluations": 1, "learning_rate": 1e-9}
     teacher = {"model": "hf:bert", "options": {"pretrained": False, "config": config}, "train": train}
-    student = {"model": "text-static", "options": {"width": 32}, "start": {"embeddings": True}}
+    student = {"model": "text-static", "options": {"width": 32}, "start": {"embeddings": "table"}}
     run(recipe(tmp_path, "single-label", seeds=1, teacher=teacher, student=student, train=train), tmp_path / "run",
         say=lambda _line: None)  # fmt: skip
     table = load(tmp_path / "run" / "teacher" / "last").get_input_embeddings().weight
     mine = load(tmp_path / "run" / "student").embedding.weight
     similar = torch.nn.functional.cosine_similarity(table @ table[7], mine @ mine[7], dim=0)
     assert similar > 0.99
+
+
+def test_a_small_student_with_tokens_of_its_own_starts_from_what_the_teacher_makes_of_them(tmp_path: Path) -> None:
+    """Embeddings of other tokens than the student's, as the two number them otherwise; padding or special tokens in
+    the means."""
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "fine", "poor", "##ly", "well", "dull"]
+    folder = tmp_path / "bert"
+    vocabulary = WordPiece({token: index for index, token in enumerate(tokens)}, unk_token="[UNK]")
+    theirs = Tokenizer(vocabulary)
+    theirs.normalizer, theirs.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    theirs.post_processor = TemplateProcessing("[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=theirs, **names).save_pretrained(str(folder))
+    config = BertConfig(vocab_size=len(tokens), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+                        intermediate_size=32, max_position_embeddings=64, num_labels=2)  # fmt: skip
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(str(folder))
+    teacher = {"model": f"hf:{folder}"}
+    student = {"model": "text-static", "options": {"width": 32}, "start": {"embeddings": "encoded"}}
+    train = {"steps": 1, "batch_size": 16, "evaluations": 1, "learning_rate": 1e-9}
+    wanted = recipe(tmp_path, "single-label", seeds=1, teacher=teacher, student=student, train=train)
+    wanted = wanted.model_copy(update={"data": wanted.data.model_copy(update={"tokenizer": "wordpiece"})})
+    run(wanted, tmp_path / "run", say=lambda _line: None)
+    own = Tokenizing.read(tmp_path / "run" / "student")
+    mine = load(tmp_path / "run" / "student").embedding.weight
+    with torch.no_grad():
+        expected = []
+        for text in own.token_texts():
+            ids = PreTrainedTokenizerFast.from_pretrained(str(folder))(text, return_tensors="pt")["input_ids"]
+            states = model.bert(ids).last_hidden_state[0]
+            words = [row for row, token in zip(states, ids[0].tolist(), strict=True) if token not in (0, 1, 2, 3)]
+            expected.append(torch.stack(words).mean(0) if words else states.mean(0))
+    table = torch.stack(expected)
+    assert torch.allclose(mine * (table.std() / mine.std()), table, atol=1e-2)
 
 
 @pytest.mark.parametrize(

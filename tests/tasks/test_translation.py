@@ -14,6 +14,7 @@ from limbeck.models import load
 from limbeck.recipe import Recipe, read_recipe
 from limbeck.run import run
 from limbeck.session import open_data, training_split
+from limbeck.stores import label_recipe
 
 pytest.importorskip("sacrebleu")
 
@@ -84,6 +85,27 @@ def test_token_and_sequence_level_share_the_student_alone(tmp_path: Path) -> Non
     assert "In the setting “sequences”" in page
     saved = load(folder / "student")
     assert saved.generate(torch.tensor([[5, 6, 2]]), max_new_tokens=3).shape[0] == 1
+
+
+def test_sequences_beside_stored_labels(tmp_path: Path) -> None:
+    """What was stored of the references, asked for the teacher's own translations; a run that ends with that after the
+    teacher has written for minutes."""
+    sequences = {"sequence_level": {"beams": 2, "max_new_tokens": 20}, "terms": [{"loss": "supervised"}]}
+    both = {"terms": [{"loss": "supervised", "weight": 0.5}, {"loss": "kd", "weight": 0.5, "temperature": 1}]}
+    token_level = {**both, "sequence_level": None}
+    wanted = recipe(tmp_path, **sequences, settings={"token-level": token_level, "both": both}, seeds=1)
+    teacher = wanted.teacher[0].model_copy(update={"store": str(tmp_path / "labels")})
+    wanted = wanted.model_copy(update={"teacher": [teacher]})
+    label_recipe(wanted, tmp_path / "run", say=str)
+    results = run(wanted, tmp_path / "run", say=str)
+    assert {row.name for row in results.rows} == {
+        "teacher",
+        "alone",
+        "distilled",
+        "distilled@token-level",
+        "distilled@both",
+    }
+    assert results.named("teacher")[0].latency["p50"] > 0
 
 
 def test_some_translations_are_hidden(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 LossInput = Literal["teacher", "labels", "where", "ids", "tokens", "batch"]
 
-Wants = Literal["logits", "stages", "last-stage", "all-stages", "embedding", "attention", "values"]
+Wants = Literal["logits", "stages", "last-stage", "all-stages", "embedding", "attention", "values", "pyramid"]
 
 
 class Loss(nn.Module):
@@ -30,7 +30,8 @@ class Loss(nn.Module):
         skips_unlabelled: whether an item without a label counts for nothing, rather than as a value of 0.
         wants: which signals it takes where a term names none: `logits`; `stages` (a term for each pair of stages),
             `last-stage`, `all-stages` (one term with a tuple of them); `embedding`, the vector before the head;
-            `attention` and `values`, of transformers' last layer.
+            `attention` and `values`, of transformers' last layer; `pyramid` (a term for each level of a detector's).
+        student_signals, teacher_signals: what a term takes where it names none, of models that give more than logits.
         aligned: whether both signals must have one shape, so that a projector is built between features that differ.
         structured: whether it looks at a text's tokens together, (batch, length, …), rather than at each by itself.
         needs_ids: whether it keeps something of each sample, so that `prepare` must come before training.
@@ -41,10 +42,16 @@ class Loss(nn.Module):
     targets: tuple[type, ...] = (Tensor,)
     skips_unlabelled: bool = False
     wants: Wants = "logits"
+    student_signals: str | tuple[str, ...] = ""
+    teacher_signals: str | tuple[str, ...] = ""
     aligned: bool = True
     structured: bool = False
     needs_ids: bool = False
     forward: Callable[..., Tensor]
+
+    def meet(self, student: nn.Module, teacher: nn.Module | None) -> None:
+        """Shows both models, before `build`, to a loss that needs more of them than signals; the teacher is None where
+        it is not one module that runs. It keeps none of them as a part of its own."""
 
     def build(self, student: Tensor | tuple[Tensor, ...], teacher: Tensor | tuple[Tensor, ...] | None) -> None:
         """Makes learned parts for signals of these shapes, on their device; called once, before training. Most losses

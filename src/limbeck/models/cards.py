@@ -33,8 +33,9 @@ class SavedCard:
     """What `limbeck.json` says of a saved model.
 
     `shape` is what it was built for, `transformers` and `keras` the description of a model of those libraries,
-    `reused_head` how its head was replaced (see `limbeck.reuse`), `tokenizing` which tokenizer lies beside it, and
-    `renumbered` how many tokens that has where the model knows fewer.
+    `detects` whether that of transformers finds objects in limbeck's wrapper, `reused_head` how its head was replaced
+    (see `limbeck.reuse`), `tokenizing` which tokenizer lies beside it, and `renumbered` how many tokens that has where
+    the model knows fewer.
     """
 
     spec: ModelSpec | None
@@ -48,6 +49,7 @@ class SavedCard:
     reused_head: HeadPlan | None = None
     tokenizing: SavedTokenizing | None = None
     renumbered: int | None = None
+    detects: bool = False
 
 
 def is_saved(folder: Path) -> bool:
@@ -83,6 +85,7 @@ def read_card(folder: Path) -> SavedCard:
             reused_head=plan and HeadPlan(**{key: _tupled(value) for key, value in plan.items()}),
             tokenizing=tokenizing and SavedTokenizing(**tokenizing),
             renumbered=data.get("renumbered"),
+            detects=bool(data.get("detects", False)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise LimbeckError(f"{path}: not a whole model card ({error!r}); save the model again") from None

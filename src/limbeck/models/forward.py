@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from limbeck.checks import LimbeckError
 from limbeck.models.huggingface import is_transformers
-from limbeck.types import Batch, Signal
+from limbeck.types import UNLABELLED, Batch, Signal
 
 _STACKS = {"hidden_states": "hidden", "attentions": "attention"}
 """The tuples of a transformers output, and what their members are called: `hidden.0`, `attention.0`, …"""
@@ -23,11 +23,14 @@ STACKED = frozenset(_STACKS.values())
 ANSWERS = frozenset({"labels", "start_positions", "end_positions"})
 """What a batch has that models are to find; a transformers model would make its own loss of it."""
 
-TRUTHS = ANSWERS | {"boxes", "box_classes", "keypoints"}
+TRUTHS = ANSWERS | {"boxes", "box_classes", "box_scores", "keypoints"}
 """What a batch has that is not known where a model is used; a detector makes its own loss of some."""
 
 SPAN = ("start_logits", "end_logits")
 """What a transformers model gives that looks for an answer in a text: together the signal `logits`."""
+
+ANNOTATED = "annotated"
+"""What a model may name that makes its own loss: which pictures have an annotation at all, (batch,) boolean."""
 
 ATTENTION, HIDDEN = "output_attentions", "output_hidden_states"
 """The options of a transformers model's forward that make it give `attention.N` and `hidden.N`."""
@@ -57,11 +60,11 @@ def forward_of(model: nn.Module, options: Collection[str] = ()) -> Callable[[Bat
     """How `model` gives the signal of a batch; `options` of a transformers model's forward are switched on.
 
     A plain module is called with `batch["inputs"]`, and with those entries (but labels) that its forward names behind
-    its first argument. A transformers model is called with the entries that its
-    forward names, except those that it would make a loss of (`labels`, `start_positions`, `end_positions`); `inputs`
-    stands for its main input. A tensor is the logits, of a tuple the first member is, and of a dict every tensor is a
-    signal; hidden states are `hidden.0`, `hidden.1`, …; `start_logits` and `end_logits` together are `logits`, (batch,
-    length, 2).
+    its first argument; one that names `annotated` is told which samples have a label, and nothing of it. A transformers
+    model is called with the entries that its forward names, except those that it would make a loss of (`labels`,
+    `start_positions`, `end_positions`); `inputs` stands for its main input. A tensor is the logits, of a tuple the
+    first member is, and of a dict every tensor is a signal; hidden states are `hidden.0`, `hidden.1`, …; `start_logits`
+    and `end_logits` together are `logits`, (batch, length, 2).
 
     Raises:
         LimbeckError: from the call, where the model gives no tensor or the batch lacks its main input.
@@ -71,7 +74,10 @@ def forward_of(model: nn.Module, options: Collection[str] = ()) -> Callable[[Bat
         named_too = _named_behind_first(inner)
 
         def plain(batch: Batch) -> Signal:
-            output = model(batch["inputs"], **{name: batch[name] for name in named_too if name in batch})
+            known = {name: batch[name] for name in named_too if name in batch}
+            if ANNOTATED in named_too and "labels" in batch:
+                known[ANNOTATED] = batch["labels"] != UNLABELLED
+            output = model(batch["inputs"], **known)
             return Signal({"logits": output}) if type(output) is Tensor else signal_of(output, inner)
 
         return plain

@@ -25,19 +25,32 @@ def is_transformers(model: object) -> bool:
     return modeling is not None and isinstance(model, modeling.PreTrainedModel)
 
 
-def build_huggingface(spec: ModelSpec, shape: Shape, *, trust_code: bool) -> nn.Module:
+def held(model: nn.Module) -> nn.Module:
+    """The transformers model that a wrapper of limbeck's calls in its own way, its `network`; else the model itself."""
+    inner = dict(model.named_children()).get("network")
+    return inner if inner is not None and is_transformers(inner) else model
+
+
+def build_huggingface(
+    spec: ModelSpec,
+    shape: Shape,
+    *,
+    trust_code: bool,
+    auto: Any = None,  # typed loosely: these classes are only partly annotated
+    purpose: str = "image classification",
+) -> nn.Module:
     """`hf:NAME` for images, NAME being a hub id, a folder, or (with `pretrained: false`) a model type such as `vit`.
 
     Options: `pretrained` (default true), `ignore_mismatched_sizes` (default false; true puts a new head on
-    weights with other classes), `config` (values that replace those of the model's configuration).
+    weights with other classes), `config` (values that replace those of the model's configuration). `auto` is
+    transformers' class that opens it, by default that of classifiers, and `purpose` what messages call that.
 
     Raises:
         LimbeckError: where the model cannot be had, or has other classes or channels than the data.
     """
     import transformers
 
-    # Typed loosely: these classes are only partly annotated.
-    auto: Any = transformers.AutoModelForImageClassification
+    auto = transformers.AutoModelForImageClassification if auto is None else auto
     name = resolved(spec.name.removeprefix("hf:"))
     check_options(spec, OPTIONS)
     pretrained = bool(spec.options.get("pretrained", True))
@@ -65,7 +78,7 @@ def build_huggingface(spec: ModelSpec, shape: Shape, *, trust_code: bool) -> nn.
         }
         given = {key: value for key, value in fitting.items() if key in values} | given
     check_keys(spec, config, given)
-    config.update(given)
+    config = _updated(spec, config, given, fresh=not pretrained and is_model_type(name))
     try:
         model: nn.Module
         if pretrained:
@@ -77,9 +90,30 @@ def build_huggingface(spec: ModelSpec, shape: Shape, *, trust_code: bool) -> nn.
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise LimbeckError(
             f"model {spec.name!r} could not be built ({first_line(error)}); "
-            "check that its files are whole and that transformers has it for image classification"
+            f"check that its files are whole and that transformers has it for {purpose}"
         ) from None
     return model
+
+
+def _updated(spec: ModelSpec, config: Any, given: dict[str, Any], *, fresh: bool) -> Any:
+    """A configuration with the given values, those of a backbone within it included; of a `fresh` one, which has no
+    values but defaults, what follows from others is made anew."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        if not any(isinstance(value, dict) for value in given.values()):
+            config.update(given)
+            return config
+        values = {**({"num_labels": config.num_labels} if fresh else config.to_diff_dict()), **given}
+        for key, value in given.items():
+            inner = getattr(config, key)
+            # Keys of a backbone of another kind mean something else.
+            if isinstance(value, dict) and value.get("model_type", inner.model_type) == inner.model_type:
+                values[key] = {**({} if fresh else inner.to_diff_dict()), "model_type": inner.model_type, **value}
+        return type(config).from_dict(values)
+    except (StrictDataclassError, TypeError, ValueError, AttributeError) as error:
+        what = str(error.__cause__ or error).strip().split("\n")[0].rstrip(".")
+        raise LimbeckError(f"model {spec.name!r}: its configuration does not take these values ({what})") from None
 
 
 def configuration(spec: ModelSpec, name: str, pretrained: bool, trust_code: bool) -> Any:

@@ -12,7 +12,7 @@ from limbeck.models.huggingface import is_transformers
 from limbeck.models.huggingface_texts import check_length
 from limbeck.models.lora import add_adapters
 from limbeck.models.saved import CARD, SavedCard, build_untrained, is_saved, load, read_card
-from limbeck.models.spec import AnyShape, ModelSpec, TextShape
+from limbeck.models.spec import AnyShape, ModelSpec, Shape, TextShape
 from limbeck.models.weights import load_strictly, read_state_dict
 
 __all__ = ["ModelSpec", "build", "known_models"]
@@ -52,6 +52,10 @@ def _load_fitting(spec: ModelSpec, options: dict[str, object], shape: AnyShape, 
         raise wrong_kind(spec, shape)
     if isinstance(shape, TextShape):
         return _load_fitting_text(spec, card, shape, trust_code)
+    if isinstance(card.shape, Shape) and card.shape.head != shape.head:
+        raise LimbeckError(
+            f"{spec.name}: the saved model is one of {card.shape.head}, the data ask for {shape.head}; name another"
+        )
     if len(card.classes) != shape.num_classes:
         raise LimbeckError(
             f"{spec.name}: the saved model has {len(card.classes)} classes, the data {shape.num_classes}; "

@@ -23,10 +23,15 @@ from limbeck.models import huggingface
 from limbeck.models import keras as keras_models
 from limbeck.models.builtin import BUILT_IN, TEXT_MODELS, build_built_in, wrong_kind
 from limbeck.models.cards import CARD, FILES, FORMAT, WEIGHTS, SavedCard, SavedTokenizing, is_saved, read_card
+from limbeck.models.detection.names import build_detector, is_detector
+from limbeck.models.detection.sets import SetDetector
+from limbeck.models.embeddings import PREFIX as EMBEDDING_PREFIX
+from limbeck.models.embeddings import build_embedding, wants_embedding
 from limbeck.models.forward import unwrapped
 from limbeck.models.huggingface_texts import build_huggingface_text
 from limbeck.models.libraries import build_python, build_timm, build_torchvision
 from limbeck.models.lora import merged
+from limbeck.models.poses import build_poses, build_vitpose, wants_keypoints
 from limbeck.models.renumbered import blank_numbers, install_renumbering, renumbering_of
 from limbeck.models.reused import install, plan_of
 from limbeck.models.spec import AnyShape, ModelSpec, Shape, TextShape
@@ -69,7 +74,8 @@ def save(
     if folder.exists() and not folder.is_dir():
         raise LimbeckError(f"{folder}: is a file; give a folder to save the model in")
     inner = keras_models.as_module(unwrapped(model))
-    own_description = huggingface.is_transformers(inner) or isinstance(inner, keras_models.KerasModule)
+    held = huggingface.held(inner)  # a wrapper's folder is that of the model in it, so that transformers opens it
+    own_description = huggingface.is_transformers(held) or isinstance(inner, keras_models.KerasModule)
     spec, original = _origin(spec)
     shape = shape or original
     pixels = preprocessing if isinstance(preprocessing, Preprocessing) else None
@@ -96,20 +102,21 @@ def save(
         "classes": list(classes),
         "preprocessing": None if pixels is None else asdict(pixels),
         "tokenizing": None if tokenizing is None else _identified(tokenizing),
-        "transformers": huggingface.describe(inner) if huggingface.is_transformers(inner) else None,
+        "transformers": huggingface.describe(held) if huggingface.is_transformers(held) else None,
+        "detects": isinstance(inner, SetDetector),
         "keras": keras_models.describe(inner) if isinstance(inner, keras_models.KerasModule) else None,
         "reused_head": None if (plan := plan_of(inner)) is None else asdict(plan),
         "renumbered": None if numbers is None else len(numbers),
         "about": about or {},
     }
-    tensors = merged(inner, unique_tensors(inner, f"{folder}"))
+    tensors = merged(held, unique_tensors(held, f"{folder}"))
 
     def write(place: Path) -> None:
         # The metadata is what transformers and others look for before they read a file.
         save_file(tensors, place / WEIGHTS, metadata={"format": "pt"})
         # A model that was changed would be another one if transformers built it.
-        if huggingface.is_transformers(inner) and plan_of(inner) is None and numbers is None:
-            huggingface.write_configuration(inner, place)
+        if huggingface.is_transformers(held) and plan_of(inner) is None and numbers is None:
+            huggingface.write_configuration(held, place)
         if tokenizing is not None:
             tokenizing.save(place)
 
@@ -174,7 +181,7 @@ def load(folder: Path, *, into: nn.Module | None = None, trust_code: bool = Fals
             install(model, card.reused_head)
         if card.renumbered is not None:
             install_renumbering(model, blank_numbers(card.renumbered))
-    load_strictly(model, state, path)
+    load_strictly(huggingface.held(model), state, path)
     return model.eval()
 
 
@@ -182,7 +189,8 @@ def _rebuilt(card: SavedCard, folder: Path, trust_code: bool) -> nn.Module:
     if card.keras is not None:
         return keras_models.rebuild(card.keras, folder / CARD, trust_code=trust_code)
     if card.transformers is not None:
-        return huggingface.rebuild(card.transformers, folder / CARD)
+        described = huggingface.rebuild(card.transformers, folder / CARD)
+        return SetDetector(described) if card.detects else described
     if card.spec is None or card.shape is None:
         raise LimbeckError(
             f"{folder}: the model was saved without a spec, so nothing says how to build it; "
@@ -196,10 +204,19 @@ def _rebuilt(card: SavedCard, folder: Path, trust_code: bool) -> nn.Module:
 def build_untrained(spec: ModelSpec, shape: AnyShape, *, trust_code: bool) -> nn.Module:
     """The model of any name but a folder's, with the weights that its library gives it."""
     prefix = spec.name.partition(":")[0] + ":"
+    wants_embedding(spec, shape)
+    if wants_keypoints(spec, shape) and isinstance(shape, Shape):
+        return build_poses(spec, shape)
+    if prefix == EMBEDDING_PREFIX and isinstance(shape, Shape):
+        return build_embedding(spec, shape)
+    if isinstance(shape, Shape) and is_detector(spec, shape):
+        return build_detector(spec, shape, trust_code=trust_code)
     if spec.name in BUILT_IN or spec.name in TEXT_MODELS:
         return build_built_in(spec, shape)
     if prefix == "python:":
         return build_python(spec, shape, trust_code=trust_code)
+    if prefix == "hf:" and isinstance(shape, Shape) and shape.head == "keypoints":
+        return build_vitpose(spec, shape, trust_code=trust_code)
     if prefix == "hf:" and isinstance(shape, TextShape):
         return build_huggingface_text(spec, shape, trust_code=trust_code)
     if prefix == "hf:" and isinstance(shape, Shape):

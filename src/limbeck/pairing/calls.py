@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from limbeck.checks import LimbeckError
 from limbeck.models import forward_of, unwrapped
 from limbeck.models.attention import attending_eagerly, attends
+from limbeck.models.embeddings import EMBEDDING
 from limbeck.models.forward import ATTENTION, HIDDEN, STACKED, evaluating
 from limbeck.models.huggingface import is_transformers
 from limbeck.pairing.flow import Flow, tensors_in
@@ -61,6 +62,7 @@ class Recording:
         taps: those whose outputs can be tapped: of modules that ran once, on a batch, and all of the input goes
             through what they gave.
         batch: how many rows it took.
+        embedding: the name and shape of the embedding of a model that gives one in the place of logits, or None.
         hidden: the names and shapes of a transformers model's hidden states after each layer that are on the main path.
         size: of the input, without batch and channels: (height, width) of images, (length,) of texts.
         passes: the places that all paths from the input to the logits go through.
@@ -76,6 +78,7 @@ class Recording:
     passes: frozenset[int]
     logits: Shape
     attention: tuple[str, Shape] | None
+    embedding: tuple[str, Shape] | None
     hidden: tuple[tuple[str, Shape], ...]
 
     def outermost(self, call: Call) -> Call:
@@ -141,6 +144,7 @@ def record(model: nn.Module, batch: Batch, owner: str) -> Recording:
         passes=passes,
         logits=tuple(signal[LOGITS].shape) if LOGITS in signal else (),
         attention=next(reversed(_listed(states, "attention")), None),
+        embedding=(EMBEDDING, tuple(signal[EMBEDDING].shape)) if EMBEDDING in answers else None,
         hidden=tuple(_listed({name: each for name, each in states.items() if flow.place(each) in passes}, "hidden")),
     )
 

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from limbeck.checks import LimbeckError
-from limbeck.models import as_module
+from limbeck.models import as_module, forward_of
+from limbeck.models.forward import evaluating
 from limbeck.pairing.pair import Pairing, by_depth, paired
 from limbeck.pairing.survey import Survey, survey
 from limbeck.teachers import Ema, Ensemble, Live, Mapped, Teacher
@@ -19,6 +20,9 @@ from limbeck.types import Batch
 
 ANSWERED = ("ofa", "exit", "byot")
 """Losses whose exit from a stage of the student is compared with logits."""
+
+PYRAMID = "pyramid"
+"""Names in a term all levels of a detector's pyramid, `pyramid.0`, `pyramid.1`, …"""
 
 SECTIONS = 4
 """Into so many parts the papers on exits divide a network that has no stages of its own, such as a transformer."""
@@ -31,7 +35,8 @@ def expand(
 
     A loss that wants `stages` becomes a term for each pair; one with an exit is compared with the teacher's logits at
     each stage of the student. With `own`, stages of the student before its last are compared with its logits, or with
-    its last stage. Models are looked at only where a term asks for it.
+    its last stage. One that wants the `pyramid`, or names it on both sides, becomes a term for each level that both
+    models have. Models are looked at only where a term asks for it.
 
     Args:
         terms: as they were given; none is changed.
@@ -61,6 +66,8 @@ def expand(
 
 def _is_open(term: Term) -> bool:
     """Whether a term on features leaves open which."""
+    if term.student == term.teacher == PYRAMID:
+        return True
     unsaid = ("", LOGITS) if term.loss.name in ANSWERED else ("",)
     return term.loss.wants != LOGITS and term.student == "" and term.teacher in unsaid
 
@@ -92,6 +99,34 @@ class _Looks:
             self._pairing = paired(self.student(), survey(module, prepare(self._example), "teacher"))
         return self._pairing
 
+    def levels(self) -> list[tuple[Names, Names]]:
+        """The levels of two detectors' pyramids that have one size."""
+        assert self._teacher is not None
+        module, prepare = opened(self._teacher)
+        device = next((each.device for each in self._student.parameters()), torch.device("cpu"))
+        example = {name: each.to(device) for name, each in self._example.items()}
+        mine = _pyramid(self._student, example, "student")
+        theirs = _pyramid(module.to(device), prepare(example), "teacher")
+        by_size = {size: name for name, size in theirs.items()}
+        pairs: list[tuple[Names, Names]] = [(name, by_size[size]) for name, size in mine.items() if size in by_size]
+        if not pairs:
+            sizes = [", ".join(f"{h}×{w}" for h, w in each.values()) for each in (mine, theirs)]
+            raise LimbeckError(
+                f"the student's pyramid has maps of {sizes[0]}, the teacher's of {sizes[1]}, and none of one size; "
+                "name levels (student=pyramid.0, teacher=pyramid.1), whose sizes a projector fits"
+            )
+        return pairs
+
+
+def _pyramid(model: nn.Module, example: Batch, owner: str) -> dict[str, tuple[int, int]]:
+    """The levels of a model's pyramid, with their rows and columns."""
+    with torch.no_grad(), evaluating(model):
+        signal = forward_of(model)(example)
+    levels = {name: tensor.shape for name, tensor in signal.items() if name.startswith(f"{PYRAMID}.")}
+    if not levels:
+        raise LimbeckError(f"the {owner} gives no pyramid, but {', '.join(signal)}; name the taps of its maps")
+    return {name: (shape[-2], shape[-1]) for name, shape in levels.items()}
+
 
 def opened(teacher: Teacher | nn.Module) -> tuple[nn.Module, Callable[[Batch], Batch]]:
     """The one module that a teacher runs, and how it takes a batch that was made for the student.
@@ -117,6 +152,8 @@ def opened(teacher: Teacher | nn.Module) -> tuple[nn.Module, Callable[[Batch], B
 
 def _taps(term: Term, looks: _Looks) -> list[tuple[Names, Names]]:
     wants = term.loss.wants
+    if wants == PYRAMID or term.student == PYRAMID:
+        return looks.levels()
     if term.own or term.loss.name in ANSWERED or not term.uses_teacher:
         return _on_the_student(term, looks.student())
     pairing = looks.pairing()
@@ -138,6 +175,8 @@ def _taps(term: Term, looks: _Looks) -> list[tuple[Names, Names]]:
 
 def _on_the_student(term: Term, seen: Survey) -> list[tuple[Names, Names]]:
     """Taps of a term that has none on a teacher's modules: stages of the student, against logits or its own last."""
+    if term.loss.wants == "embedding" and not term.uses_teacher and not term.own and seen.embedding is not None:
+        return [(seen.embedding, "")]
     if term.loss.wants not in ("stages", "last-stage"):
         raise LimbeckError(
             f"{type(term.loss).__name__} wants {term.loss.wants}, which no stage of the student is; name the taps"

@@ -95,7 +95,10 @@ def survey(model: nn.Module, batch: Batch, owner: str) -> Survey:
 
 
 def _embedding(recording: Recording) -> tuple[str, Shape] | None:
-    """What enters the layer that makes the logits: a module's output, or a module's input. Never after dropout."""
+    """What enters the layer that makes the logits: a module's output, or a module's input. Never after dropout. Of a
+    model that gives an embedding, that."""
+    if recording.embedding is not None:
+        return recording.embedding
     layers = [call for call in recording.taps if call.weights and not call.inside]
     head = max(layers, key=lambda call: call.order, default=None)
     # A head may be a 1×1 convolution.

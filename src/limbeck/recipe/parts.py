@@ -7,8 +7,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from limbeck.checks import nearest
-from limbeck.recipe.build import build_codecs
-from limbeck.sources import build_augmentation
+from limbeck.recipe.build import build_codecs, build_terms
+from limbeck.sources.boxes import Taking
 from limbeck.tasks.image_classification import NORMALIZATIONS, NormalizeRecipe
 from limbeck.training import TrainConfig
 
@@ -25,7 +25,8 @@ class ModelRecipe(Strict):
 
 
 class TeacherRecipe(ModelRecipe):
-    """A model that teaches. With `train` it is first trained in the run, on all labels of the training split.
+    """A model that teaches. With `train` it is first trained in the run, on all labels of the training split, by those
+    of its `terms`, or of the task's where it has none, that are on labels.
 
     `normalize` and `size` tell how a ready-made teacher wants its pixels; by default as the student gets them, or as
     the saved folder or timm says. `tokenizer` is the folder or hub id of its tokenizer, where its own has none. A
@@ -37,17 +38,18 @@ class TeacherRecipe(ModelRecipe):
     model: str = ""
     store: str | None = None
     train: TrainConfig | None = None
+    terms: list[dict[str, Any]] | None = Field(default=None, min_length=1)
     augment: Any = None
     normalize: str | NormalizeRecipe | None = None
     size: int | None = Field(default=None, ge=1)
     tokenizer: str | None = None
     alignment: Literal["shared", "own"] | None = None
 
-    @field_validator("augment")
+    @field_validator("terms")
     @classmethod
-    def _augment(cls, value: Any) -> Any:
+    def _terms(cls, value: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
         if value is not None:
-            build_augmentation(value, 8, "teacher.augment")
+            build_terms(value)
         return value
 
     @model_validator(mode="after")
@@ -65,12 +67,15 @@ class TeacherRecipe(ModelRecipe):
 
 
 class StartRecipe(Strict):
-    """Which of its teacher's layers a student starts from (see `limbeck.starting.copy_layers`), alone as well; or with
-    `embeddings` its teacher's table of token embeddings, which small text students fit to their width."""
+    """Which of its teacher's layers a student starts from (see `limbeck.starting.copy_layers`), alone as well.
+
+    Small text students start from `embeddings` instead, fitted to their width: the teacher's `table`, whose tokens they
+    are to have; or their own tokens as the teacher's layers have `encoded` each of them.
+    """
 
     layers: Literal["every", "first", "last", "first-last"] | list[int] = "every"
     blocks: str = ""
-    embeddings: bool = False
+    embeddings: Literal["table", "encoded"] | None = None
 
 
 class StudentRecipe(ModelRecipe):
@@ -162,3 +167,13 @@ class SequenceRecipe(Strict):
     beams: int = Field(default=4, ge=1)
     max_new_tokens: int = Field(default=64, ge=1)
     length_penalty: float = 1.0
+
+
+class PseudoBoxesRecipe(Strict):
+    """What the teacher finds in training pictures, with a score of at least `threshold`, in the place of what people
+    drew: in the `unlabelled` ones, or in `all`. It looks once, at pictures as they are, and the boxes are kept in the
+    run folder; teacher and student may be of any two families.
+    """
+
+    threshold: float = Field(default=0.3, ge=0, lt=1)
+    pictures: Taking = "unlabelled"

@@ -18,13 +18,22 @@ from limbeck.recipe.parts import (
     AssistantRecipe,
     LabelRecipe,
     OnPolicyRecipe,
+    PseudoBoxesRecipe,
     SequenceRecipe,
     StartRecipe,
     Strict,
     StudentRecipe,
     TeacherRecipe,
 )
-from limbeck.tasks import IMAGE_CLASSIFICATION, LANGUAGE_MODELLING, TASKS, TRANSLATION, Settings, Task
+from limbeck.tasks import (
+    IMAGE_CLASSIFICATION,
+    LANGUAGE_MODELLING,
+    OBJECT_DETECTION,
+    TASKS,
+    TRANSLATION,
+    Settings,
+    Task,
+)
 from limbeck.tasks.image_classification import NormalizeRecipe
 from limbeck.training import TrainConfig
 
@@ -62,6 +71,7 @@ class Recipe(Strict):
     balance: Balancing = "fixed"
     on_policy: OnPolicyRecipe | None = None
     sequence_level: SequenceRecipe | None = None
+    pseudo_boxes: PseudoBoxesRecipe | None = None
     train: TrainConfig = TrainConfig()
     label: LabelRecipe = LabelRecipe()
     seeds: int = Field(default=3, ge=1)
@@ -93,10 +103,18 @@ class Recipe(Strict):
             for key in sorted(TEACHER_KEYS - self.kind.teacher_keys):
                 if getattr(teacher, key) is not None:
                     raise LimbeckError(f"teacher.{index}.{key}: is not of the task {self.task}; leave it out")
+            if teacher.augment is not None:
+                try:
+                    self.kind.settings.model_validate({**self.data.model_dump(), "augment": teacher.augment})
+                except ValidationError as error:
+                    message = _message(error.errors()[0], self.kind)
+                    raise LimbeckError(message.replace("data.augment", f"teacher.{index}.augment", 1)) from None
         if self.on_policy is not None and self.task != LANGUAGE_MODELLING.name:
             raise LimbeckError(f"on_policy: is of language models; the task is {self.task}")
         if self.sequence_level is not None and self.task != TRANSLATION.name:
             raise LimbeckError(f"sequence_level: is of translations; the task is {self.task}")
+        if self.pseudo_boxes is not None and self.task != OBJECT_DETECTION.name:
+            raise LimbeckError(f"pseudo_boxes: is of object detection; the task is {self.task}")
         return self
 
     @property
@@ -261,6 +279,7 @@ def _known_keys(place: Sequence[str], task: Task | None) -> list[str]:
         "student": StudentRecipe, "train": TrainConfig,
         "normalize": NormalizeRecipe, "label": LabelRecipe, "assistants": AssistantRecipe, "start": StartRecipe,
         "on_policy": OnPolicyRecipe, "sequence_level": SequenceRecipe,
+        "pseudo_boxes": PseudoBoxesRecipe,
     }  # fmt: skip
     named = [part for part in place if not part.isdigit()]
     model = known.get(named[-1] if named else "", Recipe)

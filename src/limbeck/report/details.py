@@ -46,6 +46,13 @@ class Reliability(BaseModel):
     count: list[int]
 
 
+class Roc(BaseModel):
+    """False and true accept rates, both rising."""
+
+    far: list[float]
+    tar: list[float]
+
+
 class Details(BaseModel):
     """What a row's details file may hold; each part may be missing."""
 
@@ -54,6 +61,7 @@ class Details(BaseModel):
     confusion: list[list[int]] = []
     pr_curves: Curves | None = None
     reliability: Reliability | None = None
+    roc: Roc | None = None
     history: list[dict[str, float | None]] = []
 
     @model_validator(mode="after")

@@ -20,6 +20,7 @@ from limbeck.report.curves import learning_curves, precision_recall, reliability
 from limbeck.report.details import Book, Details
 from limbeck.report.groups import Group, compared, main_groups, pictured_groups
 from limbeck.report.methods import standing_columns, standing_figure, standing_table
+from limbeck.report.roc import roc_curves
 from limbeck.report.svg import Picture, with_unique_ids
 from limbeck.report.table import scaled, table
 from limbeck.report.tradeoffs import COSTS, TRAINING, tradeoffs
@@ -96,6 +97,7 @@ def render(results: Results, folder: Path) -> str:
         "curves": curves[:1],
         "class_curves": curves[1:],
         "reliability": reliability(found),
+        "roc": roc_curves(found),
         "changes": _changes(found),
         "class_groups": class_groups,
         "classes": classes,

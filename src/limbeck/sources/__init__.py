@@ -9,6 +9,7 @@ from limbeck.sources.mixing import CutMix, Mixing, Mixup
 from limbeck.sources.names import Data, load
 from limbeck.sources.places import data_root
 from limbeck.sources.splits import ClassBalance, describe
+from limbeck.sources.viewed import ViewedSet
 from limbeck.sources.wrap import as_training_data
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Mixing",
     "Mixup",
     "Prepared",
+    "ViewedSet",
     "as_training_data",
     "build_augmentation",
     "collate_samples",

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -73,7 +74,8 @@ def opened(encoded: Encoded, row: int) -> Iterator[Image.Image]:
         raise LimbeckError(f"{name}: not a readable image ({error}); restore or remove it") from None
 
 
-def _eight_bit(image: Image.Image, channels: int, name: str) -> Image.Image:
+def eight_bit(image: Image.Image, channels: int, name: str) -> Image.Image:
+    """An image with 8 bits a pixel and channel, of which there are 1 (grey) or 3 (RGB; transparency is dropped)."""
     if image.mode.startswith("I;16"):  # Pillow's own conversion cuts off at 255 instead of scaling
         image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
     elif image.mode in ("I", "F"):
@@ -83,6 +85,24 @@ def _eight_bit(image: Image.Image, channels: int, name: str) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
+def picture(encoded: Encoded, row: int, channels: int, annotated: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """One image at its own size, uint8 (height, width, channels), turned as its EXIF tag says.
+
+    `annotated` is the (width, height) that an annotation gives of it; one made on the pixels as the file has them keeps
+    the image so. Raises LimbeckError naming an image that is broken, or that is of another size.
+    """
+    with opened(encoded, row) as image:
+        upright = ImageOps.exif_transpose(image)
+        if annotated is not None and annotated not in (upright.size, image.size):
+            raise LimbeckError(
+                f"{encoded.name(row)}: is {upright.width}×{upright.height} pixels, and its annotation is of "
+                f"{annotated[0]}×{annotated[1]}; restore the image that was annotated"
+            )
+        kept = upright if annotated is None or annotated == upright.size else image
+        pixels = np.asarray(eight_bit(kept, channels, encoded.name(row)))
+    return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], channels))
+
+
 def decode(encoded: Encoded, row: int, size: int, channels: int) -> Tensor:
     """One image as uint8 (channels, size, size).
 
@@ -90,7 +110,7 @@ def decode(encoded: Encoded, row: int, size: int, channels: int) -> Tensor:
     is 1 (grey) or 3 (RGB; transparency is dropped). Raises LimbeckError naming an image that is broken.
     """
     with opened(encoded, row) as image:
-        image = _eight_bit(ImageOps.exif_transpose(image), channels, encoded.name(row))
+        image = eight_bit(ImageOps.exif_transpose(image), channels, encoded.name(row))
         width, height = image.size
         if (width, height) != (size, size):
             scale = size / min(width, height)

@@ -59,7 +59,8 @@ def load_splits(name: str) -> dict[str, datasets.Dataset]:
     return known
 
 
-def _image_column(features: dict[str, Any], given: str | None, where: str) -> str:
+def image_column_of(features: dict[str, Any], given: str | None, where: str) -> str:
+    """The column of a data set's images. Raises LimbeckError where it is not clear, or the one given is none."""
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     if given is not None:
         if given not in images:
@@ -73,7 +74,8 @@ def _image_column(features: dict[str, Any], given: str | None, where: str) -> st
     return images[0]
 
 
-def _label_column(features: dict[str, Any], given: str | None, where: str) -> str:
+def label_column_of(features: dict[str, Any], given: str | None, where: str) -> str:
+    """The column of a data set's labels. Raises LimbeckError where it is not clear, or the one given is not there."""
     if given is not None:
         if given not in features:
             raise LimbeckError(f"{where}: no column {given!r}{nearest(given, features)}")
@@ -125,7 +127,7 @@ def read(name: str, size: int | None, image_column: str | None, label_column: st
     where = f"datasets:{name}"
     parts = load_splits(name)
     features = parts["train"].features
-    image, label = _image_column(features, image_column, where), _label_column(features, label_column, where)
+    image, label = image_column_of(features, image_column, where), label_column_of(features, label_column, where)
     labels, classes = _labels(parts, label, where)
     if "test" in labels and (labels["test"] == UNLABELLED).all() and "validation" in labels:
         del parts["test"], labels["test"]  # the hub's competitions keep the test labels to themselves

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, Protocol, SupportsIndex, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from limbeck.checks import LimbeckError, labels_in_range
 from limbeck.sources.mixing import Mixing, Pool, mixed_labels, mixing_keys
 from limbeck.sources.pixels import Images, normalise
+from limbeck.sources.viewed import ViewedSet
 from limbeck.sources.views import View, keys
 from limbeck.types import UNLABELLED, Preprocessing
-
-
-def _shared_zero() -> Tensor:
-    return torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-any-return]
 
 
 @runtime_checkable
@@ -32,7 +27,7 @@ class Prepared(Protocol):
         """The preparation as plain values: two splits that say the same give the same for one sample."""
 
 
-class ImageSet(Dataset[dict[str, Tensor]]):
+class ImageSet(ViewedSet):
     """One split of labelled images, given a batch at a time.
 
     A batch is `inputs` float32 (batch, channels, height, width) normalised; `labels` (batch,) int64 with -1
@@ -68,27 +63,15 @@ class ImageSet(Dataset[dict[str, Tensor]]):
                 f"and {len(ids)} ids"
             )
         labels_in_range(labels, len(classes), name)
-        self.name = name
+        super().__init__(ids, name, view, seed)
         self.classes = tuple(classes)
         self.preprocessing = preprocessing
         self.labels = labels.long()
-        self.ids = ids.long()
-        self.view = view
         self.mixing: Mixing | None = None
-        self.seed = seed
+        self.view: View | None
         self._images = images
         self._rows = rows
         self._pool: Pool | None = None
-        self._count: int | None = None
-        self._pinned: int | None = None
-        # In shared memory, so that workers that live through all epochs see set_epoch too.
-        self._epoch = _shared_zero()
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: SupportsIndex) -> dict[str, Tensor]:
-        return {name: value[0] for name, value in self.__getitems__([index.__index__()]).items()}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The assembled batch of these positions; a DataLoader calls this instead of `__getitem__`."""
@@ -114,47 +97,14 @@ class ImageSet(Dataset[dict[str, Tensor]]):
         viewed = self.view(self._images.take(rows), keys(self.seed, number, ids.numpy()))
         return normalise(viewed, self.preprocessing)
 
-    @property
-    def epoch(self) -> int:
-        """The epoch that `set_epoch` has set last, 0 before."""
-        return int(self._epoch)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Changes the view, in worker processes as well. A set without augmentation is the same in every epoch."""
-        self._epoch.fill_(epoch)
-
     def prepared_as(self) -> dict[str, Any]:
         """How the pixels are prepared, as plain values."""
         plain = asdict(self.preprocessing)
         return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
-    @property
-    def view_count(self) -> int | None:
-        """How many views a sample has: 1 without augmentation; None where each epoch shows a fresh one."""
-        return 1 if self.view is None and self.mixing is None else self._count
-
-    @property
-    def view_number(self) -> int:
-        """The number of the view that batches are now in."""
-        if self._pinned is not None:
-            return self._pinned
-        count = self.view_count
-        return self.epoch if count is None else self.epoch % count
-
     def pixels(self, indices: NDArray[np.int64] | Tensor) -> Tensor:
         """uint8 (batch, channels, height, width) of these positions, without view and normalisation."""
         return self._images.take(self._rows[torch.as_tensor(indices)])
-
-    def with_view(self, view: View | None, seed: int | None = None, count: int | None = None) -> ImageSet:
-        """The same samples seen through a view, starting at epoch 0.
-
-        `seed` None keeps the set's own. With a `count`, epoch e shows view e modulo `count`, so that each sample
-        has that many views; None shows a fresh one in every epoch. Both hold for mixing too. Raises LimbeckError
-        for a count below 1.
-        """
-        if count is not None and count < 1:
-            raise LimbeckError(f"{self.name}: expected a count of at least 1 view, got {count}; None is one an epoch")
-        return self._changed(view=view, seed=self.seed if seed is None else seed, _count=count, _pinned=None)
 
     def with_mixing(
         self, mixing: Mixing | None, pool: NDArray[np.int64] | Tensor | Sequence[int] | None = None
@@ -170,16 +120,6 @@ class ImageSet(Dataset[dict[str, Tensor]]):
             return self._changed(mixing=None, _pool=None)
         wanted = self.ids if pool is None else torch.as_tensor(pool)
         return self._changed(mixing=mixing, _pool=Pool.of(wanted, self.ids, self._rows, self.labels, self.name))
-
-    def in_view(self, number: int) -> ImageSet:
-        """The same samples in one view, whatever the epoch. Raises LimbeckError for a view that they do not have."""
-        count = self.view_count
-        if number < 0 or (count is not None and number >= count):
-            have = "0 or above" if count is None else f"0 to {count - 1}"
-            raise LimbeckError(
-                f"{self.name}: expected a view from {have}, got {number}; with_view sets how many views there are"
-            )
-        return self._changed(_pinned=number)
 
     def without_view(self) -> ImageSet:
         """The same samples as they are, neither augmented nor mixed, for evaluation."""
@@ -207,9 +147,3 @@ class ImageSet(Dataset[dict[str, Tensor]]):
         shown = torch.as_tensor(mask, dtype=torch.bool)
         pool = None if self._pool is None else self._pool.without_labels(self.ids[~shown])
         return self._changed(labels=torch.where(shown, self.labels, torch.tensor(UNLABELLED)), _pool=pool)
-
-    def _changed(self, **changes: object) -> ImageSet:
-        changed = copy.copy(self)
-        changed.__dict__.update(changes)
-        changed._epoch = _shared_zero()
-        return changed

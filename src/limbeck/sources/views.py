@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -98,40 +98,46 @@ class Flip:
         return torch.from_numpy(pixels)
 
 
+def seeded(keys: Keys) -> Iterator[int]:
+    """The keys one by one, with torch's CPU generator, `random` and NumPy's global generator seeded from each; after
+    the last they are put back, so that dropout and samplers go on as if nothing had been drawn."""
+    generator = torch.default_generator
+    torch_state, python_state = generator.get_state(), random.getstate()
+    numpy_state = np.random.get_state()  # noqa: NPY002
+    try:
+        for key in keys.tolist():
+            # torch.manual_seed would seed every accelerator too, and take longer than most transforms.
+            generator.manual_seed(key >> 1)
+            random.seed(key)
+            np.random.seed(key & 0xFFFFFFFF)  # noqa: NPY002
+            yield key
+    finally:
+        generator.set_state(torch_state)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def printed(transform: object) -> str:
+    """A transform's `repr` on one line, without the addresses in memory that functions print, so that it is the same in
+    every process."""
+    return " ".join(re.sub(r" at 0x[0-9a-fA-F]+", "", repr(transform)).split())
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class PerSample:
-    """Any transform of one uint8 image (channels, height, width), as those of torchvision.transforms.v2.
+    """Any transform of one uint8 image (channels, height, width), as those of torchvision.transforms.v2, drawn from the
+    sample's key.
 
-    Before each sample, torch's CPU generator, `random` and NumPy's global generator are seeded from the
-    sample's key; after the batch they are put back, so that dropout and samplers go on as if nothing had been
-    drawn.
-
-    Its `repr` is the transform's on one line, without the addresses in memory that functions print, so that it is
-    the same in every process. It says as much as the transform does: two functions of one name look alike.
+    Its `repr` says as much as the transform's does: two functions of one name look alike.
     """
 
     transform: Callable[[Tensor], Tensor]
 
     def __repr__(self) -> str:
-        printed = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(self.transform))
-        return f"PerSample({' '.join(printed.split())})"
+        return f"PerSample({printed(self.transform)})"
 
     def __call__(self, images: Tensor, keys: Keys) -> Tensor:
-        generator = torch.default_generator
-        torch_state, python_state = generator.get_state(), random.getstate()
-        numpy_state = np.random.get_state()  # noqa: NPY002
-        try:
-            done = []
-            for image, key in zip(images, keys.tolist(), strict=True):
-                # torch.manual_seed would seed every accelerator too, and take longer than most transforms.
-                generator.manual_seed(key >> 1)
-                random.seed(key)
-                np.random.seed(key & 0xFFFFFFFF)  # noqa: NPY002
-                done.append(self.transform(image))
-        finally:
-            generator.set_state(torch_state)
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)  # noqa: NPY002
+        done = [self.transform(image) for image, _ in zip(images, seeded(keys), strict=True)]
         wrong = next((out for out in done if out.dtype != torch.uint8 or out.shape != done[0].shape), None)
         if wrong is not None:
             raise LimbeckError(

@@ -4,25 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from limbeck.checks import LimbeckError
-from limbeck.sources import Data, ImageSet
+from limbeck.sources import Data, ImageSet, ViewedSet
 from limbeck.sources.mixing import Mixing
 from limbeck.sources.views import View
 from limbeck.store import LabelStore
+from limbeck.tasks.task import TaskData
 from limbeck.types import Preprocessing
+
+S = TypeVar("S", bound=ViewedSet)
 
 
 def viewed_as_labelled(
-    split: ImageSet, view: View | None, mixing: Mixing | None, store: LabelStore, data: Data
+    split: ImageSet, view: View | None, mixing: Mixing | None, store: LabelStore, data: TaskData
 ) -> ImageSet:
     """A split in the views that a store holds, mixed with the partners that its samples had.
 
     Raises:
         LimbeckError: the store holds other views, or some of the partners are not in the training split any more.
+    """
+    # The partners of mixing are drawn among what was labelled, whatever the split holds now.
+    return _mixed(in_labelled_views(split, view, store, mixing), mixing, store, data)
+
+
+def in_labelled_views(split: S, view: Any, store: LabelStore, mixing: Mixing | None = None) -> S:
+    """A split in the views that a store holds.
+
+    Raises:
+        LimbeckError: the store holds other views.
     """
     views = store.manifest.plan.views
     here = (repr(view), repr(mixing)) if view is not None or mixing is not None else None
@@ -32,13 +46,10 @@ def viewed_as_labelled(
             f"the label store {store.folder} holds {_augmentation(there)}, the recipe asks for {_augmentation(here)}; "
             "set data.augment back, or label the data again"
         )
-    if views is None:
-        return split
-    # The partners of mixing are drawn among what was labelled, whatever the split holds now.
-    return _mixed(split.with_view(view, views.seed, count=views.count), mixing, store, data)
+    return split if views is None else split.with_view(view, views.seed, count=views.count)
 
 
-def _pool(store: LabelStore, data: Data) -> Tensor:
+def _pool(store: LabelStore, data: TaskData) -> Tensor:
     """The samples among which mixing drew its partners: those of the training split when it was labelled."""
     views = store.manifest.plan.views
     if views is not None and views.count > 1:  # the test split has one view
@@ -49,7 +60,7 @@ def _pool(store: LabelStore, data: Data) -> Tensor:
     return known
 
 
-def _mixed(split: ImageSet, mixing: Mixing | None, store: LabelStore, data: Data) -> ImageSet:
+def _mixed(split: ImageSet, mixing: Mixing | None, store: LabelStore, data: TaskData) -> ImageSet:
     """A split mixed with the partners that its samples had when they were labelled."""
     if mixing is None:
         return split

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, field_validator
@@ -15,6 +16,7 @@ from limbeck.measures import Measure, measure_of
 from limbeck.models import Shape, TextShape
 from limbeck.store import LabelStore
 from limbeck.teachers import Adapter, Teacher
+from limbeck.terms import Term
 from limbeck.types import Batch
 
 Say = Callable[[str], None]
@@ -103,6 +105,7 @@ class Task:
         terms: from settings to the objective of a recipe that names none.
         load: from settings to the data.
         training: the training split as the student sees it in a seed, given the store it learns from, if any.
+        alone: from the training split to what of it a student looks at that learns of labels alone, in as many steps.
         teaching: the training split as a teacher that is trained in the run sees it, with all labels; `augment` None
             is as the student's.
         labelled: the splits of which `limbeck label` keeps the teacher's answers, given how many views.
@@ -123,6 +126,9 @@ class Task:
             where it was not measured) say, for the report.
         check: raises LimbeckError where data and terms do not go together.
         run: how a module is run on a batch where its latency is measured.
+        fitted: an objective's terms with what only a training split or the teacher (None: there is none) can say of
+            them filled in, as how many persons a loss has to tell apart.
+        beside: writes into a student's folder what it needs beside itself, given the student, its teacher and the data.
     """
 
     name: str
@@ -134,6 +140,7 @@ class Task:
     terms: Callable[[Any], tuple[Mapping[str, Any], ...]]
     load: Callable[[Any, Opening], TaskData]
     training: Callable[[Any, Any, int, LabelStore | None], Any]
+    alone: Callable[[Any], Any] = lambda split: split
     teaching: Callable[[Any, Any, Any], Any] = lambda _settings, data, _augment: data.train
     labelled: Callable[[Any, Any, int], list[Any]]
     describe: Callable[[Any, Any], str]
@@ -148,6 +155,8 @@ class Task:
     examples: Callable[[Any, Any, Any, Any], dict[str, Any] | None]
     run: Callable[[nn.Module], Callable[[Batch], object]]
     check: Callable[[Any, Sequence[Mapping[str, Any]]], None] = lambda _data, _terms: None
+    fitted: Callable[[Sequence[Term], Any, Teacher | None], list[Term]] = lambda terms, _split, _teacher: list(terms)
+    beside: Callable[[nn.Module, Teacher, Any, Path], None] = lambda _student, _teacher, _data, _folder: None
 
     def shape_of_teacher(self, data: Any, said: Mapping[str, Any]) -> Shape | TextShape:
         """What the data asks of a teacher."""

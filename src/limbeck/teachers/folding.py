@@ -87,7 +87,7 @@ def _foldable(model: nn.Module, batch: Batch, taps: Collection[str]) -> tuple[li
     names = {module: name for name, module in model.named_modules()}
     owners = Counter(id(tensor) for module in model.modules() for tensor in module._parameters.values())
     made: dict[int, nn.Module] = {}
-    taken: dict[nn.Module, int] = {}
+    taken: dict[nn.Module, Tensor | None] = {}
     runs: Counter[nn.Module] = Counter()
     uses = _Uses()
 
@@ -98,7 +98,7 @@ def _foldable(model: nn.Module, batch: Batch, taps: Collection[str]) -> tuple[li
 
     def before_norm(module: nn.Module, args: Any) -> None:
         runs[module] += 1
-        taken[module] = id(args[0]) if args else 0
+        taken[module] = args[0] if args else None  # kept alive too: a later layer's output must not get its id
 
     handles = []
     for name, module in model.named_modules():
@@ -117,7 +117,8 @@ def _foldable(model: nn.Module, batch: Batch, taps: Collection[str]) -> tuple[li
             handle.remove()
     given = {id(tensor) for tensor in answers.tensors.values()}
     pairs = []
-    for norm, key in taken.items():
+    for norm, entered in taken.items():
+        key = id(entered)
         layer = made.get(key)
         if layer is None or runs[layer] != 1 or runs[norm] != 1 or key in given:
             continue

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from limbeck.checks import LimbeckError
+from limbeck.models.embeddings import EMBEDDING
 from limbeck.taps import LOGITS
 from limbeck.teachers.adapt import Adapter
 from limbeck.teachers.base import Teacher
@@ -20,7 +21,7 @@ class Onnx(Teacher):
     """A frozen .onnx file, run by ONNX Runtime on the CPU (`pip install 'limbeck[onnx]'`).
 
     The file's first input takes the batch's `inputs`; its output named `logits`, or its only output, gives the
-    logits. A file exported with a fixed batch is run in pieces of that size.
+    logits, or the embedding where that is asked for. A file exported with a fixed batch is run in pieces of that size.
     """
 
     def __init__(self, path: str | Path, *, adapt: Adapter | None = None) -> None:
@@ -43,9 +44,13 @@ class Onnx(Teacher):
         if LOGITS not in names and len(names) > 1:
             raise LimbeckError(f"{self.path}: none of its outputs {names} is named 'logits'; export it so")
         self._names = {(LOGITS if len(names) == 1 else name): name for name in names}
+        self._only = names[0] if len(names) == 1 else None
         self._wanted: tuple[str, ...] = (LOGITS,)
 
     def require(self, names: Collection[str]) -> None:
+        if self._only is not None and set(names) == {EMBEDDING}:
+            self._names, self._wanted = {EMBEDDING: self._only}, (EMBEDDING,)
+            return
         missing = set(names) - self._names.keys()
         if missing:
             raise LimbeckError(

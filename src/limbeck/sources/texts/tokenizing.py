@@ -120,6 +120,12 @@ class Tokenizing:
         """How many rows a table of embeddings needs: one more than the largest id, added tokens included."""
         return max(self.tokenizer.get_vocab().values()) + 1
 
+    def token_texts(self) -> list[str]:
+        """What each token of the vocabulary is written as, by id; a piece within a word as it stands there."""
+        known = self.tokenizer.get_added_vocab().values()
+        texts = [str(self.tokenizer.decode([token])) for token in range(self.vocabulary)]
+        return [text if token in known else text.removeprefix("##").strip() for token, text in enumerate(texts)]
+
     @property
     def pad_id(self) -> int:
         """The id that fills rows; where the tokenizer has no token for it, the one that ends a text, or 0."""
