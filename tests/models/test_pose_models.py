@@ -11,7 +11,7 @@ from torch import nn
 
 from limbeck.checks import LimbeckError
 from limbeck.distiller import Distiller
-from limbeck.losses import FeatureMSE, HeatmapMSE, SimCCKD, SupervisedHeatmaps, SupervisedSimCC
+from limbeck.losses import CWD, FeatureMSE, HeatmapMSE, SimCCKD, SupervisedHeatmaps, SupervisedSimCC
 from limbeck.models import ModelSpec, Shape, build, forward_of, load, save
 from limbeck.models.poses import KeypointModel, is_vitpose
 from limbeck.teachers import Live
@@ -124,6 +124,17 @@ def test_coordinates_are_taught_by_name() -> None:
     distiller = Distiller(student, teacher, terms, example=batch())
     distiller(batch()).loss.backward()
     assert all(parameter.grad is not None for parameter in student.parameters())
+
+
+def test_tokens_and_last_maps_are_taught() -> None:
+    """ViTPose's tokens out of reach, or a last stage that is the head's."""
+    deep = {**VIT, "hidden_size": 24, "num_hidden_layers": 3}
+    larger = ModelSpec("hf:vitpose", {"pretrained": False, "config": {"backbone_config": deep, "scale_factor": 2}})
+    tokens = Term(FeatureMSE(), student="hidden.1", teacher="hidden.2")
+    distiller = Distiller(build(VITPOSE, SHAPE), build(larger, SHAPE), [tokens], example=batch())
+    assert float(distiller(batch()).terms["feature-mse"]) > 0
+    maps = Distiller(build(RESNET, SHAPE), build(RESNET, SHAPE), [Term(CWD())], example=batch())
+    assert maps.objective.terms[0].student == maps.objective.terms[0].teacher == "backbone.net.layer3"
 
 
 def test_a_teacher_s_mistaken_signal_is_named() -> None:

