@@ -80,7 +80,7 @@ class Setting:
 
 
 PICTURED = {
-    method.name: "has no module .* to tap|gives .* but not|gives no"
+    method.name: "has no module .* to tap|gives .* but not|gives no|needs a student whose head has towers"
     for method in METHODS
     if method.module.student_signals or method.module.wants == "pyramid"
 } | {"arcface": "how many persons", "cosface": "how many persons", "class-centres": "class centres are not known"}

@@ -147,7 +147,10 @@ class Given(nn.Module):
 ON_LOGITS = [
     m.module
     for m in METHODS
-    if m.module.wants == "logits" and "teacher" in m.module.inputs and not m.module.student_signals
+    if m.module.wants == "logits"
+    and "teacher" in m.module.inputs
+    and not m.module.student_signals
+    and m.family != "detection"
 ]
 NEED_ALL = ("logit-mse", "standardized", "sigmoid-kd")
 

@@ -31,7 +31,7 @@ from limbeck.terms import Term
 from limbeck.types import UNLABELLED, Preprocessing
 
 TERMS: tuple[Mapping[str, Any], ...] = (
-    {"loss": "arcface", "weight": 1.0},
+    {"loss": "arcface", "weight": 0.1},
     {"loss": "embedding-cosine", "weight": 10.0, "power": 1},
 )
 """The objective of a recipe that names none."""

@@ -18,7 +18,7 @@ FACES: tuple[Method, ...] = (
         paper="Duong et al. 2019 (ShrinkTeaNet)",
         arxiv="1905.10620",
         weight=10.0,
-        supervised_weight=1.0,
+        supervised_weight=0.1,
         weights="ours, beside `arcface` on the labels; with power 1 it is `feature-cosine`",
     ),
     Method(
