@@ -80,10 +80,15 @@ class Setting:
 
 
 PICTURED = {
-    method.name: "has no module .* to tap|gives .* but not|gives no|needs a student whose head has towers"
+    method.name: "has no module .* to tap|gives .* but not|gives no"
     for method in METHODS
     if method.module.student_signals or method.module.wants == "pyramid"
-} | {"arcface": "how many persons", "cosface": "how many persons", "class-centres": "class centres are not known"}
+} | {
+    "arcface": "how many persons",
+    "cosface": "how many persons",
+    "class-centres": "class centres are not known",
+    "cross-head": "needs a student whose head has towers of convolutions",
+}
 """Methods for what no classifier gives, such as boxes or heatmaps, or that only a data set of persons can tell."""
 
 CNN_REFUSES = {"attention-mse": "attention", "minilm": "quer|value|attention", **PICTURED}

@@ -128,14 +128,13 @@ def measure(
 
     rows = [row("teacher", 0, "last", "teacher", taught, taught.metrics(), teacher_cost or {}, teacher_history or [])]
     first: dict[str, Any] = {}
-    known: dict[str, tuple[Any, dict[str, float]]] = {}
+    read = ""
     for each in candidates:
         module = each.load()
         weights = f"{each.name} {each.seed} {weights_hash([module])}"
-        if weights not in known:  # validation often selects the last weights
-            answers: Any = predict(module, test, label=f"test: {each.name}, seed {each.seed}", workers=workers)
-            known = {weights: (answers, answers.metrics() | answers.fidelity(taught))}
-        said, metrics = known[weights]
+        if weights != read:  # validation often selects the last weights
+            said: Any = predict(module, test, label=f"test: {each.name}, seed {each.seed}", workers=workers)
+            metrics, read = said.metrics() | said.fidelity(taught), weights
         rows.append(row(each.name, each.seed, each.checkpoint, each.family, said, metrics, each.cost, each.history))
         if each.name in (ALONE, DISTILLED):
             first.setdefault(each.name, said)

@@ -53,7 +53,7 @@ def test_a_set_detector_overfits_and_teaches_a_smaller_one(kind: str, rate: floa
     names = EDGES if kind == "d_fine" else EDGES[:2]
     terms = [Term(ModelLoss(), 0.1), Term(QueryMatching(), student=names, teacher=names)]
     falls, _ = learn(student, terms, teacher.eval(), 60, 5e-3)
-    assert falls["query-matching"] < 0.9, falls
+    assert falls["query-matching"] < 0.85
     assert falls["model-loss"] < 0.85
 
 
