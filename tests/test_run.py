@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -282,3 +283,17 @@ def test_labels_beyond_the_classes_are_named() -> None:
     x, y = np.zeros((8, 1, 4, 4), dtype=np.float32), np.array([0, 1, 2, 0, 1, 2, 0, 7])
     with pytest.raises(LimbeckError, match="label 7 is out of range for 3 classes"):
         limbeck.distill(_linear(), _linear(), (x, y), (x, y))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "module", "extra"),
+    [("multi30k-en-de", "sacrebleu", "text"), ("bccd", "faster_coco_eval", "detection")],
+)
+def test_what_measures_a_task_is_looked_for_first(
+    recipe: str, module: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A package that is missed when the teacher has been trained, or at the very end when the test split is read."""
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setenv("LIMBECK_DATA", str(tmp_path))  # nothing is even loaded
+    with pytest.raises(LimbeckError, match=rf"is measured by {module}, .*limbeck\[{extra}\]"):
+        run(read_recipe(recipe), tmp_path / "run", say=str)

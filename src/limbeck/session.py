@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -183,7 +184,16 @@ def kept_recipe(folder: Path) -> dict[str, Any] | None:
 
 
 def open_data(recipe: Recipe, say: Say) -> TaskData:
-    """The recipe's data, with all its labels, prepared as for its label store where there is one."""
+    """The recipe's data, with all its labels, prepared as for its label store where there is one.
+
+    Raises:
+        LimbeckError: the data cannot be had or do not fit the terms, or what the task is measured by is not installed.
+    """
+    for module, extra in recipe.kind.needs.items():
+        if importlib.util.find_spec(module) is None:  # found out now, not when the teacher is trained
+            raise LimbeckError(
+                f'{recipe.task} is measured by {module}, which is missing: pip install "limbeck[{extra}]"'
+            )
     say(f"data: {recipe.data.source}")
     data = recipe.kind.load(recipe.data, Opening(stores_of(recipe), ready_made(recipe), say))
     recipe.kind.check(data, recipe.terms)

@@ -147,6 +147,7 @@ def test_a_teacher_s_mistaken_signal_is_named() -> None:
     ("name", "options", "message"),
     [
         ("resnet20", {}, "gives no keypoints; take heatmaps:timm:NAME"),
+        ("heatmap:timm:resnet18", {}, "gives no keypoints; take heatmaps:timm:NAME,"),
         ("timm:resnet18", {}, "gives no keypoints; take heatmaps:timm:resnet18 or simcc:timm:resnet18"),
         ("heatmaps:resnet20", {}, "expected heatmaps:timm:NAME or heatmaps:torchvision:NAME"),
         ("heatmaps:timm:test_resent", {}, "did you mean 'test_resnet'"),

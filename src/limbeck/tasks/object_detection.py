@@ -317,6 +317,7 @@ OBJECT_DETECTION = Task(
     predict=predict,
     validate=_validate,
     examples=_examples,
+    needs={"faster_coco_eval": "detection"},
     check=_check,
     run=_detecting,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -124,6 +124,7 @@ class Task:
         validate: from a module, the validation split and settings to its measures, cheap enough to ask for often.
         examples: samples worth looking at, with what the distilled student, the teacher and the student alone (None
             where it was not measured) say, for the report.
+        needs: the modules that measuring needs and limbeck does not bring, each with the extra that has it.
         check: raises LimbeckError where data and terms do not go together.
         run: how a module is run on a batch where its latency is measured.
         fitted: an objective's terms with what only a training split or the teacher (None: there is none) can say of
@@ -154,6 +155,7 @@ class Task:
     validate: Callable[[nn.Module, Any, Any], dict[str, float]]
     examples: Callable[[Any, Any, Any, Any], dict[str, Any] | None]
     run: Callable[[nn.Module], Callable[[Batch], object]]
+    needs: Mapping[str, str] = field(default_factory=dict)
     check: Callable[[Any, Sequence[Mapping[str, Any]]], None] = lambda _data, _terms: None
     fitted: Callable[[Sequence[Term], Any, Teacher | None], list[Term]] = lambda terms, _split, _teacher: list(terms)
     beside: Callable[[nn.Module, Teacher, Any, Path], None] = lambda _student, _teacher, _data, _folder: None

@@ -193,5 +193,6 @@ TRANSLATION = Task(
     predict=_predict,
     validate=_validate,
     examples=_examples,
+    needs={"sacrebleu": "text"},
     run=_writing,
 )

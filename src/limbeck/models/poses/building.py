@@ -35,7 +35,8 @@ def wants_keypoints(spec: ModelSpec, shape: AnyShape) -> bool:
     if named and not asked:
         raise LimbeckError(f"model {spec.name!r} gives keypoints, which these data do not ask for; name another")
     if asked and not named and not spec.name.startswith(("hf:", "python:")):
-        hint = f"heatmaps:{spec.name} or simcc:{spec.name}" if ":" in spec.name else "heatmaps:timm:NAME"
+        backbone = spec.name.startswith(("timm:", "torchvision:"))
+        hint = f"heatmaps:{spec.name} or simcc:{spec.name}" if backbone else "heatmaps:timm:NAME"
         raise LimbeckError(f"model {spec.name!r} gives no keypoints; take {hint}, or hf:NAME of a ViTPose")
     return named
 
