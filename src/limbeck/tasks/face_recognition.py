@@ -25,7 +25,7 @@ from limbeck.tasks.face_pairs import flipped
 from limbeck.tasks.image_classification import expected_preprocessing
 from limbeck.tasks.recognised import BATCH, Recognised, align, predict, reader
 from limbeck.tasks.stored_views import in_labelled_views
-from limbeck.tasks.task import LabelledSettings, Opening, Task, Unmeasured, log
+from limbeck.tasks.task import LabelledSettings, Opening, Task, Unmeasured, annotated, log
 from limbeck.teachers import Adapter, Stored, Teacher, adapter
 from limbeck.terms import Term
 from limbeck.types import UNLABELLED, Preprocessing
@@ -195,7 +195,7 @@ FACE_RECOGNITION = Task(
     terms=lambda _settings: TERMS,
     load=_load,
     training=_training,
-    alone=lambda split: split.subset((split.labels != UNLABELLED).nonzero().flatten()),
+    alone=annotated,
     teaching=_teaching,
     labelled=_labelled,
     describe=_describe,

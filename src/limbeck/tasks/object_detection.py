@@ -29,7 +29,7 @@ from limbeck.store import LabelStore
 from limbeck.tasks.drawn_boxes import compared_pictures
 from limbeck.tasks.image_classification import NORMALIZATIONS, NormalizeRecipe, expected_preprocessing
 from limbeck.tasks.stored_views import in_labelled_views
-from limbeck.tasks.task import LabelledSettings, Opening, Say, Task, Unmeasured, unmeasured
+from limbeck.tasks.task import LabelledSettings, Opening, Say, Task, Unmeasured, annotated, unmeasured
 from limbeck.teachers import Adapter, Live, Stored, Teacher, adapter
 from limbeck.types import UNLABELLED, Batch, Preprocessing
 
@@ -157,12 +157,6 @@ def _training(settings: DetectionSettings, data: DetectionData, seed: int, store
         split = split.with_labels(kept_mask(known, split.ids.numpy(), settings.labelled) & known)
     view = build_box_view(settings.augment, settings.size, "data.augment")
     return split.with_view(view, seed) if store is None else in_labelled_views(split, view, store)
-
-
-def _alone(split: DetectionSet) -> DetectionSet:
-    """The annotated pictures: a batch in which one of eight counts would be no fair comparison."""
-    known = (split.labels != UNLABELLED).nonzero().flatten()
-    return split.subset(known) if len(known) else split
 
 
 def _teaching(settings: DetectionSettings, data: DetectionData, augment: Any) -> DetectionSet:
@@ -307,7 +301,7 @@ OBJECT_DETECTION = Task(
     terms=lambda _settings: LEARNING,
     load=_load,
     training=_training,
-    alone=_alone,
+    alone=annotated,
     teaching=_teaching,
     labelled=_labelled,
     describe=_describe,

@@ -24,7 +24,7 @@ from limbeck.tasks.drawn_poses import compared_poses
 from limbeck.tasks.image_classification import NormalizeRecipe, expected_preprocessing
 from limbeck.tasks.posed import Posed, predict
 from limbeck.tasks.stored_views import in_labelled_views
-from limbeck.tasks.task import LabelledSettings, Opening, Task, Unmeasured
+from limbeck.tasks.task import LabelledSettings, Opening, Task, Unmeasured, annotated
 from limbeck.teachers import Adapter, adapter
 from limbeck.types import UNLABELLED, Batch, Preprocessing
 
@@ -230,6 +230,7 @@ POSE_ESTIMATION = Task(
     ),
     load=_load,
     training=_training,
+    alone=annotated,
     teaching=_teaching,
     labelled=_labelled,
     describe=_describe,

@@ -17,7 +17,7 @@ from limbeck.models import Shape, TextShape
 from limbeck.store import LabelStore
 from limbeck.teachers import Adapter, Teacher
 from limbeck.terms import Term
-from limbeck.types import Batch
+from limbeck.types import UNLABELLED, Batch
 
 Say = Callable[[str], None]
 
@@ -168,6 +168,13 @@ class Task:
     def main(self) -> Measure:
         """The measure by which models are judged."""
         return measure_of(self.main_metric)
+
+
+def annotated(split: Any) -> Any:
+    """The samples of a split that have a label, where any has: what a student learns from that has no teacher, as a
+    batch in which one of eight counts would be no fair comparison."""
+    known = (split.labels != UNLABELLED).nonzero().flatten()
+    return split.subset(known) if len(known) else split
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,22 @@ class TowerHead(nn.Module):
         calls them."""
         raise NotImplementedError
 
+    def compute_loss(
+        self,
+        targets: Sequence[Target],
+        head_outputs: Outputs,
+        anchors: Sequence[Tensor],
+        matched_idxs: Sequence[Tensor],
+    ) -> Outputs:
+        """As `by_picture`."""
+        return by_picture(self._loss, targets, head_outputs, anchors, matched_idxs)
+
+    def _loss(
+        self, targets: list[Target], outputs: Outputs, anchors: list[Tensor], matched: list[Tensor]
+    ) -> Mapping[str, Tensor]:
+        """The parts of one picture's loss."""
+        raise NotImplementedError
+
 
 class DistanceHead(TowerHead, FCOSHead):  # type: ignore[misc]
     """FCOS's head: at each position the logits of classes, the distances to a box's four edges in strides, and how
@@ -104,16 +120,6 @@ class DistanceHead(TowerHead, FCOSHead):  # type: ignore[misc]
             "bbox_regression": (distribution.softmax(-1) * distances).sum(-1),
             "distribution": distribution,
         }
-
-    def compute_loss(
-        self,
-        targets: Sequence[Target],
-        head_outputs: Outputs,
-        anchors: Sequence[Tensor],
-        matched_idxs: Sequence[Tensor],
-    ) -> Outputs:
-        """As `by_picture`."""
-        return by_picture(self._loss, targets, head_outputs, anchors, matched_idxs)
 
     def _loss(
         self, targets: list[Target], outputs: Outputs, anchors: list[Tensor], matched: list[Tensor]
@@ -156,16 +162,6 @@ class AnchorHead(TowerHead, RetinaNetHead):  # type: ignore[misc]
             "cls_logits": torch.cat([_rows(kinds.cls_logits(each), kinds.num_classes) for each in classes], 1),
             "bbox_regression": torch.cat([_rows(boxes.bbox_reg(each), 4) for each in places], 1),
         }
-
-    def compute_loss(
-        self,
-        targets: Sequence[Target],
-        head_outputs: Outputs,
-        anchors: Sequence[Tensor],
-        matched_idxs: Sequence[Tensor],
-    ) -> Outputs:
-        """As `by_picture`."""
-        return by_picture(self._loss, targets, head_outputs, anchors, matched_idxs)
 
     def _loss(
         self, targets: list[Target], outputs: Outputs, anchors: list[Tensor], matched: list[Tensor]
