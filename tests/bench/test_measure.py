@@ -177,6 +177,22 @@ def test_what_cannot_be_exported_is_said() -> None:
     assert "\n" not in refused.latency["refused"]
 
 
+def test_what_fails_while_it_runs_is_said() -> None:
+    """A file that loads and cannot run, as some quantized ones, must not lose the other rows in a traceback."""
+
+    class Fails(nn.Module):
+        """Runs in a batch of one only."""
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs.reshape(1, 16)
+
+    subject = Subject("fails", lambda batch: pixels(batch, (1, 4, 4)), module=Fails())
+    right, refused = bench([subject], batches=[1, 2], **QUICK)
+    assert right.latency["rounds"] > 0
+    assert "fails while it runs it" in refused.latency["refused"]
+    assert refused.latency["precision"] == ""
+
+
 def test_onnx_files(tmp_path: Path) -> None:
     """A file is measured as it is: in its precision, with its inputs, and not in a batch that it does not take."""
     path = exported(images(), tmp_path / "net.onnx")

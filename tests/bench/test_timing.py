@@ -84,6 +84,8 @@ def test_it_ends_with_the_time() -> None:
     slow = Machine()
     times = interleave({"a": slow.model("a", 60.0)}, seconds=1.0, rounds=10, clock=slow.clock)
     assert times["a"] == [[pytest.approx(60_000.0)]]
+    enough = interleave({"a": slow.model("a", 60.0)}, seconds=1.0, rounds=10, least=3, clock=slow.clock)
+    assert len(enough["a"]) == 3
 
 
 def test_warm_when_the_times_no_longer_fall() -> None:

@@ -11,12 +11,12 @@ from typing import Any
 
 from limbeck.bench.energy import joules_a_pass, meter_of
 from limbeck.bench.exported import to_onnx
-from limbeck.bench.machine import processor
+from limbeck.bench.machine import flags, processor
 from limbeck.bench.memory import memory_of
 from limbeck.bench.parity import difference, why_other
-from limbeck.bench.prepared import INSTALL, runner_of
+from limbeck.bench.prepared import INSTALL, answers_of, runner_of
 from limbeck.bench.runners import Answers, Runner, latency, torch_threads
-from limbeck.bench.steadiness import withheld
+from limbeck.bench.steadiness import FEWEST, withheld
 from limbeck.bench.subjects import Subject
 from limbeck.bench.targets import PYTORCH, Target
 from limbeck.checks import LimbeckError
@@ -57,7 +57,7 @@ def bench(
     Args:
         targets: without any a module runs in eager PyTorch, a file in ONNX Runtime. One that names its threads is
             measured with these, the others with each of `threads`.
-        seconds: about how long each model is measured, each time.
+        seconds: about how long each model is measured, each time; a slow one for as long as a spread takes.
         memory: also in a fresh process, for its memory (`cost`: see `limbeck.bench.memory`).
         energy: also for the energy of a pass, where the machine counts it.
         watch: is told what happens.
@@ -149,7 +149,7 @@ class _References:
         target = Target("eager" if subject.module is not None else "onnxruntime")
         if id(subject) not in self._known:
             runner = runner_of(subject, target, self._batch, 1, lambda: self._files.of(subject, self._batch))
-            self._known[id(subject)] = runner.read(runner.run())
+            self._known[id(subject)] = answers_of(runner, subject.name)
         return self._known[id(subject)], "PyTorch" if target.runtime == "eager" else "ONNX Runtime"
 
 
@@ -162,13 +162,13 @@ def _measure(
         try:
             _prepare(each, batch, threads, files, references)
         except LimbeckError as error:
-            each.refused = str(error)
+            each.refused = str(error).removeprefix(f"{each.subject.name}: ")
     ready = {str(index): each for index, each in enumerate(tries) if each.runner is not None and not each.refused}
     runners = {name: each.runner for name, each in ready.items() if each.runner is not None}
     if not runners:
         return
-    watch(f"{len(runners)} in turns, batch {batch}, {_counted(threads)}: about {2 * seconds * len(runners):.0f} s")
-    for name, found in latency(runners, seconds=seconds, rounds=ROUNDS).items():
+    watch(f"{len(runners)} in turns, batch {batch}, {_counted(threads)}: about {seconds * len(runners):.0f} s")
+    for name, found in latency(runners, seconds=seconds, rounds=ROUNDS, least=FEWEST).items():
         ready[name].found = withheld(found)
     if energy:
         watch(f"energy, batch {batch}, {_counted(threads)}")
@@ -182,8 +182,7 @@ def _prepare(each: _Try, batch: int, threads: int, files: _Files, references: _R
     answers, whose = references.of(each.subject)
     runner = runner_of(each.subject, each.target, batch, threads, lambda: files.of(each.subject, batch))
     each.runner = runner
-    with torch_threads(threads):
-        each.apart = difference(runner.read(runner.run()), answers)
+    each.apart = difference(answers_of(runner, each.subject.name), answers)
     each.refused = why_other(each.apart, runner.precision, whose)
 
 
@@ -193,15 +192,18 @@ def _weigh(tries: Sequence[_Try], batch: int, threads: int, files: _Files, watch
             continue
         watch(f"{each.subject.name} on {each.target}: memory, batch {batch}, {_counted(threads)}")
         file = None if each.target.runtime in PYTORCH else files.of(each.subject, batch)
-        each.cost = memory_of(each.subject, each.target, batch, threads, file)
+        try:
+            each.cost = memory_of(each.subject, each.target, batch, threads, file)
+        except LimbeckError as error:
+            each.found["memory_refused"] = str(error)
 
 
 def _row(each: _Try, batch: int, threads: int) -> Row:
     if each.runner is not None:
         told = each.runner.where()
     else:
-        told = {"runtime": each.target.runtime, "device": processor(), "precision": each.subject.precision}
-        told |= {"threads": threads, "batch": batch}
+        told = {"runtime": each.target.runtime, "device": processor(), "flags": flags()}
+        told |= {"precision": each.subject.precision, "threads": threads, "batch": batch}
     told |= {"target": str(Target(each.target.runtime, each.target.device, threads))}
     apart = {} if each.apart is None or each.apart == float("inf") else {"difference": each.apart}
     found = each.found or {"stable": False, "refused": each.refused}
@@ -209,11 +211,12 @@ def _row(each: _Try, batch: int, threads: int) -> Row:
 
 
 def refusals(rows: Sequence[Row]) -> Iterator[str]:
-    """A sentence for each row that has no number."""
+    """A sentence for each row that lacks a number that was asked for."""
     for row in rows:
-        if "refused" in row.latency:
-            where = f"{row.latency['target']}, {row.latency['precision']}, batch {row.latency['batch']}"
-            yield f"{row.name} on {where}: {row.latency['refused']}"
+        where = f"{row.latency['target']}, {row.latency['precision']}, batch {row.latency['batch']}"
+        for key in ("refused", "memory_refused"):
+            if key in row.latency:
+                yield f"{row.name} on {where}: {row.latency[key]}"
 
 
 def _counted(threads: int) -> str:

@@ -53,17 +53,15 @@ def memory_of(subject: Subject, target: Target, batch: int, threads: int, file: 
             }  # fmt: skip
         write_json(folder / "job.json", job)
         found = _ran(folder / "job.json", str(target))
-    return {"run_memory_bytes": float(found["peak"]),
-            "run_memory_model_bytes": float(max(0, found["peak"] - found["before"]))}  # fmt: skip
+    model = max(0, found["peak"] - found["before"])
+    return {"run_memory_bytes": float(found["peak"]), "run_memory_model_bytes": float(model)}
 
 
 def _ran(job: Path, what: str) -> dict[str, int]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, "-m", "limbeck.bench.alone", str(job)]
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
-        )  # fmt: skip
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
     except subprocess.TimeoutExpired:
         raise LimbeckError(f"{what}: memory was not measured: the process took more than {PATIENCE} s") from None
     if done.returncode:

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.bench.runners import largest
-
 TOLERANCES = {"fp64": 1e-4, "fp32": 1e-4, "fp16": 1e-2, "tf32": 1e-2, "bf16": 1e-1, "int8": 3e-1}
 """How far from the reference a number may be, as a share of the reference's largest, by the coarsest format used."""
 
@@ -27,7 +25,8 @@ def difference(answers: Sequence[NDArray[Any]], reference: Sequence[NDArray[Any]
     infinite where shapes or numbers of outputs differ, or anything is not finite in one of the two alone."""
     if [each.shape for each in answers] != [each.shape for each in reference]:
         return float("inf")
-    scale = max(largest([np.nan_to_num(each, posinf=0.0, neginf=0.0) for each in reference]), FLOOR)
+    sizes = [np.abs(each[np.isfinite(each)]).max(initial=0.0) for each in reference]
+    scale = max(*map(float, sizes), FLOOR) if sizes else FLOOR
     found = 0.0
     for mine, theirs in zip(answers, reference, strict=True):
         finite = np.isfinite(theirs)

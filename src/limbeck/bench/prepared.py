@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from limbeck.bench.machine import processor
-from limbeck.bench.runners import Runner, compiled, eager, on_cuda, torch_threads
+from limbeck.bench.onnx_files import read_onnx
+from limbeck.bench.runners import Answers, Runner, compiled, eager, on_cuda, torch_threads
 from limbeck.bench.sessions import Session, onnxruntime_session, openvino_session
 from limbeck.bench.subjects import Subject
 from limbeck.bench.targets import PYTORCH, Target
@@ -69,8 +72,6 @@ def opened(name: str, target: Target, path: Path, threads: int, made: Batch) -> 
 
 def _fed(path: Path, made: Batch) -> dict[str, Any]:
     """The inputs that the file has; an exporter leaves out those that the model does not read."""
-    from limbeck.bench.onnx_files import read_onnx
-
     return {each.name: made[each.name].numpy() for each in read_onnx(path).inputs}
 
 
@@ -82,9 +83,20 @@ def _precision(subject: Subject, session: Session) -> str:
     return session.precision if stored == "fp32" else f"{stored}, else {session.precision}"
 
 
-def _gpu() -> str:
-    import torch
+def answers_of(runner: Runner, name: str) -> Answers:
+    """What a runner answers.
 
+    Raises:
+        LimbeckError: it fails while it runs, as some files do that were loaded.
+    """
+    try:
+        with torch_threads(runner.threads):
+            return runner.read(runner.run())
+    except Exception as error:  # each runtime has classes of its own, and so has what compiles
+        raise LimbeckError(f"{name}: {runner.runtime} loads it and fails while it runs it ({_line(error)})") from None
+
+
+def _gpu() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cuda"
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -71,7 +70,6 @@ def eager(module: nn.Module, run: Callable[[Batch], Any], batch: Batch, *, threa
 
 def compiled(module: nn.Module, run: Callable[[Batch], Any], batch: Batch, *, threads: int = 1) -> Runner:
     """As `eager`, compiled by torch.compile for the shapes of `batch`. The first pass compiles."""
-    torch.compiler.reset()
     torch._dynamo.config.recompile_limit = COMPILED_VARIANTS
     return _in_pytorch(module, torch.compile(run, dynamic=False), batch, "compiled", threads)
 
@@ -123,11 +121,13 @@ def torch_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def latency(runners: Mapping[str, Runner], *, seconds: float = 0.5, rounds: int = 200) -> dict[str, dict[str, Any]]:
+def latency(
+    runners: Mapping[str, Runner], *, seconds: float = 0.5, rounds: int = 200, least: int = 1
+) -> dict[str, dict[str, Any]]:
     """How long each of `runners` takes for a pass, warm and in turns (see `limbeck.bench.timing`).
 
     Args:
-        seconds: about how long to measure each, in at most `rounds` turns.
+        seconds: about how long to measure each, in at most `rounds` turns, and at `least` so many.
 
     Returns:
         For each the keys of `limbeck.bench.steadiness.summary` and of `Runner.where`.
@@ -141,10 +141,7 @@ def latency(runners: Mapping[str, Runner], *, seconds: float = 0.5, rounds: int 
     with torch_threads(next(iter(threads), 1)):
         for runner in runners.values():
             warm_up(runner.run, seconds=seconds)
-        times = interleave({name: each.run for name, each in runners.items()}, seconds=seconds, rounds=rounds)
+        times = interleave(
+            {name: each.run for name, each in runners.items()}, seconds=seconds, rounds=rounds, least=least
+        )
     return {name: {**summary(times[name], runner.batch), **runner.where()} for name, runner in runners.items()}
-
-
-def largest(answers: Sequence[NDArray[Any]]) -> float:
-    """The largest absolute value among arrays; 0 where there is none."""
-    return max((float(np.abs(each).max()) for each in answers if each.size), default=0.0)

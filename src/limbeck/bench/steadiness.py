@@ -64,10 +64,10 @@ def summary(rounds: Rounds, batch: int) -> dict[str, Any]:
 
 def _why(wide: float, rounds: int) -> str:
     if not np.isfinite(wide):
-        return f"only {rounds} rounds, too few to tell a spread; measure for longer (--seconds)"
+        return f"only {rounds} rounds, too few to tell a spread; measure for longer (limbeck bench --seconds)"
     return (
         f"the median is only known to within {wide:.0%} (at most {WIDEST:.0%} is quoted); close other programs, or "
-        "measure for longer (--seconds)"
+        "measure for longer (limbeck bench --seconds)"
     )
 
 

@@ -92,9 +92,8 @@ def open_subject(name: str, asked: Asked | None = None, *, trust_code: bool = Fa
 
 def _file(name: str, file: OnnxFile, asked: Asked, precision: str) -> Subject:
     side = asked.size or PIXELS
-    made = partial(
-        inputs.of_file, file, size=(asked.channels, side, side), length=asked.length or inputs.LENGTH
-    )  # fmt: skip
+    size = (asked.channels, side, side)
+    made = partial(inputs.of_file, file, size=size, length=asked.length or inputs.LENGTH)
     return Subject(name, made, {"bytes": float(file.bytes)}, file=file.path, precision=precision or file.precision)
 
 

@@ -47,6 +47,7 @@ def interleave(
     *,
     seconds: float,
     rounds: int,
+    least: int = 1,
     seed: int = 0,
     clock: Clock = time.perf_counter,
 ) -> dict[str, Rounds]:
@@ -54,17 +55,18 @@ def interleave(
 
     Args:
         seconds: about how long to measure each of them.
-        rounds: how many turns each has at most; one it always has.
+        rounds: how many turns each has at most.
+        least: how many it has at least, however long they take.
     """
     times: dict[str, Rounds] = {name: [] for name in runs}
     draw = random.Random(seed)
     names = list(runs)
     start = clock()
-    for _ in range(rounds):
+    for done in range(1, rounds + 1):
         draw.shuffle(names)
         for name in names:
             times[name].append(_turn(runs[name], clock))
-        if clock() - start > seconds * len(names):
+        if done >= least and clock() - start > seconds * len(names):
             break
     return times
 

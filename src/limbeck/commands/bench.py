@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from limbeck.results import Row
 
 INCOMPLETE = 3
-"""The exit code where a row has no number."""
+"""The exit code where a row lacks a number."""
+
+MISSING = "–"
 
 
 def bench(
@@ -134,13 +136,14 @@ def _show(rows: Sequence[Row]) -> None:
         say(f"\nbatch {batch}, {'1 thread' if threads == 1 else f'{threads} threads'}")
         here = [row for row in rows if (row.latency["batch"], row.latency["threads"]) == (batch, threads)]
         _table(here, len(devices) > 1, TIMES)
-        if any(row.cost or "energy_source" in row.latency for row in here):
-            _table(here, len(devices) > 1, COSTS)
+        asked = {heading: cell for heading, cell in COSTS.items() if any(cell(row) != MISSING for row in here)}
+        if asked:
+            _table(here, len(devices) > 1, asked)
 
 
 def _spread(row: Row) -> str:
     value = row.latency.get("spread")
-    return "–" if value is None else f"{value:.1%}"
+    return MISSING if value is None else f"{value:.1%}"
 
 
 def _joules(row: Row) -> str:
@@ -181,6 +184,6 @@ def _table(rows: Sequence[Row], name_device: bool, columns: Cells) -> None:
 def _number(value: float | None, factor: float = 1.0) -> str:
     """Three digits that count; a dash where there is no number."""
     if value is None:
-        return "–"
+        return MISSING
     scaled = factor * value
     return f"{scaled:,.0f}" if scaled >= 100 else f"{scaled:.3g}"
