@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -217,6 +218,18 @@ def refusals(rows: Sequence[Row]) -> Iterator[str]:
         for key in ("refused", "memory_refused"):
             if key in row.latency:
                 yield f"{row.name} on {where}: {row.latency[key]}"
+
+
+def disturbed(rows: Sequence[Row]) -> str:
+    """A sentence where other programs left too few processors for the threads that were measured; empty otherwise."""
+    processors = os.cpu_count() or 1
+    busy = [row.latency["others"] for row in rows if row.latency["threads"] + row.latency.get("others", 0) > processors]
+    if not busy:
+        return ""
+    return (
+        f"other programs used up to {max(busy):.1f} of {processors} processors meanwhile: a steady time is that of a "
+        "busy machine, and shorter on a quiet one"
+    )
 
 
 def _counted(threads: int) -> str:

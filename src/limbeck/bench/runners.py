@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from limbeck.bench.machine import flags, processor
+from limbeck.bench.machine import Others, flags, processor
 from limbeck.bench.steadiness import summary
 from limbeck.bench.timing import interleave, warm_up
 from limbeck.checks import LimbeckError
@@ -130,7 +130,8 @@ def latency(
         seconds: about how long to measure each, in at most `rounds` turns, and at `least` so many.
 
     Returns:
-        For each the keys of `limbeck.bench.steadiness.summary` and of `Runner.where`.
+        For each the keys of `limbeck.bench.steadiness.summary` and of `Runner.where`, and `others`: how many processors
+        other programs used meanwhile.
 
     Raises:
         LimbeckError: they have different numbers of threads, which PyTorch has only one of at a time.
@@ -141,7 +142,9 @@ def latency(
     with torch_threads(next(iter(threads), 1)):
         for runner in runners.values():
             warm_up(runner.run, seconds=seconds)
+        others = Others()
         times = interleave(
             {name: each.run for name, each in runners.items()}, seconds=seconds, rounds=rounds, least=least
         )
-    return {name: {**summary(times[name], runner.batch), **runner.where()} for name, runner in runners.items()}
+    told = {"others": others.used()}
+    return {name: {**summary(times[name], runner.batch), **told, **runner.where()} for name, runner in runners.items()}

@@ -37,7 +37,8 @@ def bench(
             "--on",
             metavar="RUNTIME[:DEVICE[:THREADS]]",
             help="eager, compiled, onnxruntime, openvino (in the precision that it chooses, often bf16), "
-            "openvino-fp32; with commas, or again. DEVICE: cpu or cuda.  [default: eager; onnxruntime for .onnx files]",
+            "openvino-fp32; with commas, or again. DEVICE: cpu or cuda. Without it: eager, and onnxruntime for .onnx "
+            "files.",
         ),
     ] = None,
     batch: Annotated[str, typer.Option("--batch", help="Samples in a pass, with commas.")] = "1",
@@ -51,11 +52,11 @@ def bench(
     ] = False,
     classes: Annotated[int, typer.Option("--classes", min=1, help="Of a model by name.")] = 100,
     size: Annotated[
-        int | None, typer.Option("--size", min=1, help="Pixels a side.  [default: the model's own, else 32]")
+        int | None, typer.Option("--size", min=1, help="Pixels a side. Without it: the model's own, else 32.")
     ] = None,
     channels: Annotated[int, typer.Option("--channels", min=1, help="Of a model by name.")] = 3,
     length: Annotated[
-        int | None, typer.Option("--length", min=1, help="Tokens of a text.  [default: 64, or the model's most]")
+        int | None, typer.Option("--length", min=1, help="Tokens of a text. Without it: 64, or the model's most.")
     ] = None,
     json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the rows there.")] = None,
     trust_code: Annotated[
@@ -81,7 +82,7 @@ def bench(
         batches, counts = _numbers("--batch", batch), _numbers("--threads", threads)
 
         from limbeck.bench.measure import bench as measure
-        from limbeck.bench.measure import refusals
+        from limbeck.bench.measure import disturbed, refusals
         from limbeck.bench.subjects import Asked, open_subject
         from limbeck.compare import versions
         from limbeck.results import Results
@@ -102,11 +103,12 @@ def bench(
             )  # fmt: skip
         _show(rows)
         refused = list(refusals(rows))
-        for line in refused:
+        busy = disturbed(rows)
+        for line in [*refused, *([busy] if busy else [])]:
             say(line)
         if json is not None:
             options = {"models": models, "on": on or [], "batch": batches, "threads": counts, "seconds": seconds}
-            Results({"bench": options}, versions(), rows, notes=refused).write(json)
+            Results({"bench": options}, versions(), rows, notes=[*refused, *([busy] if busy else [])]).write(json)
             say(f"rows     {json}")
     if refused:
         raise typer.Exit(INCOMPLETE)
