@@ -66,7 +66,7 @@ def _why(wide: float, rounds: int) -> str:
     if not np.isfinite(wide):
         return f"only {rounds} rounds, too few to tell a spread; measure for longer (limbeck bench --seconds)"
     return (
-        f"the median is only known to within {wide:.0%} (at most {WIDEST:.0%} is quoted); close other programs, or "
+        f"the median is only known to within {wide:.1%} (at most {WIDEST:.0%} is quoted); close other programs, or "
         "measure for longer (limbeck bench --seconds)"
     )
 
