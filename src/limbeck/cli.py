@@ -1,4 +1,4 @@
-"""The command line: `limbeck demo | run | compare | search | label | doctor | pair | eval | report | …`."""
+"""The command line: `limbeck demo | run | compare | search | label | doctor | pair | eval | bench | …`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from limbeck.checks import LimbeckError
+from limbeck.commands.bench import bench
 from limbeck.terminal import clear_errors, console, findings_table, say
 
 app = typer.Typer(
@@ -354,6 +355,9 @@ def methods() -> None:
             paper = f"{method.paper} {method.link}".strip()
             table.add_row(method.name, method.family, method.needs, f"{method.weight:g}", method.says, paper)
         console.print(table)
+
+
+app.command()(bench)
 
 
 def main() -> None:

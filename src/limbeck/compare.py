@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from limbeck.bench import latency, processor
+from limbeck.bench import eager, latency, processor
 from limbeck.files import write_json
 from limbeck.losses import Supervised
 from limbeck.metrics import holm, paired, size_of
@@ -107,7 +107,7 @@ def measure(
         live.model.to("cpu").eval()
         prepare, run = live.prepare, task.run(live.model)
         runs["teacher"] = lambda batch: run(prepare(batch))
-    latencies = latency(runs, example)
+    latencies = latency({name: eager(module, runs[name], example) for name, module in modules.items()})
     sizes = {name: size_of(module, example, runs[name]) for name, module in modules.items()}
     if isinstance(live, Live):
         live.model.to(home)  # students may be compared with what it says, batch by batch

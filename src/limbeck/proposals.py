@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import timm
 import torch
 import yaml
 from torch import nn
 
 from limbeck import projectors as kinds
 from limbeck.checks import LimbeckError
-from limbeck.models import ModelSpec, build, load, read_card
-from limbeck.models.huggingface import configuration
-from limbeck.models.saved import is_saved
+from limbeck.models.by_name import image_model, text_model
 from limbeck.models.spec import Shape
 from limbeck.pairing import Pairing, Survey, opened, pair, paired, survey
 from limbeck.projectors import projector_between
@@ -137,7 +132,9 @@ def _projector(here: tuple[int, ...], there: tuple[int, ...]) -> str:
 
 def _looked_at(name: str, owner: str, shape: Shape, trust_code: bool) -> tuple[Survey, bool]:
     """A model's places, and whether it reads texts."""
-    if name.startswith("hf:") and (made := _text_model(name, shape.num_classes, trust_code)) is not None:
+    if name.startswith("hf:") and (
+        made := text_model(name, shape.num_classes, "name its taps yourself", trust_code=trust_code)
+    ):
         ids = torch.arange(LENGTH).expand(2, -1).contiguous()
         batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         try:
@@ -147,7 +144,7 @@ def _looked_at(name: str, owner: str, shape: Shape, trust_code: bool) -> tuple[S
         except (RuntimeError, NotImplementedError):
             seen = _surveyed(name, made(), batch, owner)
         return seen, True
-    model, size = _image_model(name, shape, trust_code)
+    model, size = image_model(name, shape, trust_code=trust_code)
     return _surveyed(name, model, {"inputs": torch.zeros(2, *size)}, owner), False
 
 
@@ -162,43 +159,3 @@ def _surveyed(name: str, model: nn.Module, batch: Batch, owner: str) -> Survey:
         raise LimbeckError(
             f"pair: {name} does not run on a batch of shape {tuple(given.shape)} ({reason}); choose another --size"
         ) from None
-
-
-def _image_model(name: str, shape: Shape, trust_code: bool) -> tuple[nn.Module, tuple[int, int, int]]:
-    """A model, and the (channels, height, width) of its inputs."""
-    if is_saved(Path(name)):
-        card = read_card(Path(name))
-        given = card.preprocessing
-        size = (given.channels, *given.size) if given is not None else (shape.in_channels, *shape.image_size)
-        return load(Path(name), trust_code=trust_code), size
-    options: dict[str, Any] = {"pretrained": False} if name.startswith("hf:") else {}
-    config = timm.get_pretrained_cfg(name.removeprefix("timm:")) if name.startswith("timm:") else None
-    if config is not None and config.fixed_input_size:
-        options["img_size"] = shape.image_size
-    model = build(ModelSpec(name, options), shape, trust_code=trust_code)
-    return model, (shape.in_channels, *shape.image_size)
-
-
-def _text_model(name: str, classes: int, trust_code: bool) -> Callable[[], nn.Module] | None:
-    """Makes the untrained text model of a name; None where it is not one of texts."""
-    import transformers
-
-    config = configuration(ModelSpec(name), name.removeprefix("hf:"), False, trust_code)
-    kind = type(config)
-    if kind in transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING or not hasattr(config, "vocab_size"):
-        return None
-    if config.is_encoder_decoder:
-        raise LimbeckError(f"pair: {name} has two stacks, an encoder and a decoder; name its taps yourself")
-    architecture = next(iter(config.architectures or ()), "")
-    generates = architecture.endswith("CausalLM") or kind not in transformers.MODEL_FOR_MASKED_LM_MAPPING
-    # Typed loosely: these classes are only partly annotated.
-    auto: Any = transformers.AutoModelForSequenceClassification
-    if generates and kind in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
-        auto = transformers.AutoModelForCausalLM
-    elif kind in transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        config.num_labels = classes
-    else:
-        raise LimbeckError(
-            f"pair: transformers has no classifier or causal language model for {name}; pair from Python"
-        )
-    return lambda: auto.from_config(config, trust_remote_code=trust_code)
