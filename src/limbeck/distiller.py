@@ -93,6 +93,8 @@ class Distiller(nn.Module):
                     "teacher and student are one object, so the teacher would learn; pass copy.deepcopy(model)"
                 )
             self._introduce(terms)
+            terms = [term.with_offered(self.teacher.offers) for term in terms]
+            taught = [term for term in terms if term.uses_teacher]
             self.teacher.require({name or LOGITS for term in taught for name in term.teacher_names})
             for term in taught:
                 for name in term.teacher_names:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -109,6 +109,13 @@ class Term:
     def on_logits(self) -> bool:
         """Whether the student's signal is its logits as they are."""
         return self.student in ("", LOGITS) and self.projector is None
+
+    def with_offered(self, offers: Callable[[str], bool]) -> Term:
+        """The term with those of its loss's optional signals that the teacher offers, where it names none itself."""
+        more = tuple(name for name in self.loss.optional if offers(name))
+        if not more or not self.uses_teacher or self.teacher != self.loss.teacher_signals:
+            return self
+        return replace(self, teacher=(*names_of(self.teacher), *more))
 
     def starting_weight(self) -> float:
         """The weight before the first step."""

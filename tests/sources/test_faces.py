@@ -15,7 +15,7 @@ from PIL import Image
 from limbeck.checks import LimbeckError
 from limbeck.sources import places
 from limbeck.sources.faces import FaceData, FaceSet, load_faces, made_pairs, parse_pairs
-from limbeck.sources.faces.pairs import in_folds
+from limbeck.sources.faces.pairs import ten_folds
 
 
 def write(root: Path, persons: int = 14, each: int = 4, size: int = 16, first: int = 0) -> Path:
@@ -104,19 +104,35 @@ def test_a_pairs_file_says_who_is_tested(tmp_path: Path) -> None:
 
 
 def test_other_forms_of_pairs() -> None:
-    """Paths with 1 or 0 read as LFW's numbers; blocks without LFW's first line in one fold; a shuffled file in many."""
+    """Paths with 1 or 0 read as LFW's numbers; folds of a file that says none."""
     pictures = [f"p{person}/p{person}_{number:04}.jpg" for person in range(4) for number in range(1, 31)]
     listed, folds = parse_pairs("p0/p0_0001.jpg, p0/p0_0002, 1\np1/p1_0001.jpg p2/p2_0001.jpg 0", "pairs", pictures)
     assert [(line.first, line.same) for line in listed] == [(pictures[0], True), (pictures[30], False)]
     assert folds.tolist() == [0, 0]
-    blocks = "".join(f"p0 1 {at}\n" * 1 for at in range(2, 12)) + "".join(f"p0 1 p1 {at}\n" for at in range(2, 12))
-    assert np.bincount(parse_pairs(blocks + blocks, "pairs", pictures)[1]).tolist() == [20, 20]
+    blocks = "".join(f"p0 1 {at}\n" for at in range(2, 12)) + "".join(f"p0 1 p1 {at}\n" for at in range(2, 12))
     shuffled = "".join(f"p0 1 {at}\np0 1 p1 {at}\n" for at in range(2, 30))
-    assert set(parse_pairs(shuffled, "pairs", pictures)[1].tolist()) == {0}
-    cut = in_folds(np.arange(56) % 2 == 0, np.zeros(56, np.int64))
-    assert len(np.unique(cut)) == 10
-    one = parse_pairs("28\n" + shuffled, "pairs", pictures)
-    assert len(one[0]) == 56
+    for text, least, most in ((blocks + blocks, 2, 2), (shuffled, 2, 3), ("28\n" + shuffled, 2, 3)):
+        listed, folds = parse_pairs(text, "pairs", pictures)
+        same = np.array([line.same for line in listed])
+        for kind in (same, ~same):
+            counts = np.bincount(folds[kind], minlength=10)
+            assert (len(counts), counts.min(), counts.max()) == (10, least, most)
+        assert parse_pairs(text, "pairs", pictures)[1].tolist() == folds.tolist()
+    kept = parse_pairs("2 10\n" + blocks + blocks, "pairs", pictures)[1]
+    assert kept.tolist() == [0] * 20 + [1] * 20
+
+
+def test_folds_do_not_follow_the_order_of_a_file() -> None:
+    """A fold of neighbours, which are of few persons as files are sorted by name; every tenth line, which of a file
+    with ten lines a person is one picture's."""
+    same = np.arange(600) < 300
+    folds = ten_folds(same)
+    for begin in range(0, 600, 100):
+        assert len(np.unique(folds[begin : begin + 100])) == 10
+    for fold in range(10):
+        mine = np.flatnonzero(folds == fold)
+        assert (int(same[mine].sum()), len(mine)) == (30, 60)
+        assert len(np.unique(mine % 10)) > 5
 
 
 def test_labelled_hides_persons(tmp_path: Path) -> None:
@@ -189,7 +205,7 @@ def test_a_turned_and_a_broken_picture(tmp_path: Path) -> None:
 
 
 def test_lfw_as_it_is_shared(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures of another person under a name, or folds that are not LFW's; read without decoding all of it."""
+    """Pictures of another person under a name, or folds that are not ten; read without decoding all of it."""
     path = data_root / "vision" / "lfw_aligned112.zip"
     if not path.is_file():
         pytest.skip(f"{path} not found: set LIMBECK_DATA")
@@ -203,8 +219,8 @@ def test_lfw_as_it_is_shared(data_root: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not set(train.persons) & set(test.persons)
     assert found.pairs is not None
     lines, folds = parse_pairs(*found.pairs, test.paths)
-    assert np.bincount(folds).tolist() == [600, 600]
-    assert sum(line.same for line in lines) == 600
+    same = np.array([line.same for line in lines])
+    assert [np.bincount(folds[kind]).tolist() for kind in (same, ~same)] == [[60] * 10, [60] * 10]
     assert all((line.first.partition("/")[0] == line.second.partition("/")[0]) == line.same for line in lines)
 
 

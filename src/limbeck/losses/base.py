@@ -32,6 +32,7 @@ class Loss(nn.Module):
             `last-stage`, `all-stages` (one term with a tuple of them); `embedding`, the vector before the head;
             `attention` and `values`, of transformers' last layer; `pyramid` (a term for each level of a detector's).
         student_signals, teacher_signals: what a term takes where it names none, of models that give more than logits.
+        optional: signals that the teacher's are followed by where it gives them, of a term that names none.
         aligned: whether both signals must have one shape, so that a projector is built between features that differ.
         structured: whether it looks at a text's tokens together, (batch, length, …), rather than at each by itself.
         needs_ids: whether it keeps something of each sample, so that `prepare` must come before training.
@@ -44,6 +45,7 @@ class Loss(nn.Module):
     wants: Wants = "logits"
     student_signals: str | tuple[str, ...] = ""
     teacher_signals: str | tuple[str, ...] = ""
+    optional: tuple[str, ...] = ()
     aligned: bool = True
     structured: bool = False
     needs_ids: bool = False

@@ -34,6 +34,10 @@ class Teacher(ABC):
     def require(self, names: Collection[str]) -> None:
         """Says which signals calls must give; raises LimbeckError for one that this teacher cannot give."""
 
+    def offers(self, name: str) -> bool:
+        """Whether a loss that can do without the signal `name` may ask for it."""
+        return False
+
     def refuses(self, name: str, loss: Loss) -> str:
         """Why this teacher's signal `name` cannot serve a loss; empty where it can."""
         return ""

@@ -98,6 +98,9 @@ class Ensemble(Teacher):
         for teacher in self.teachers:
             teacher.require(wanted)
 
+    def offers(self, name: str) -> bool:
+        return all(teacher.offers(name) for teacher in self.teachers)
+
     def refuses(self, name: str, loss: Loss) -> str:
         if self.combine == "confidence" and name == LOGITS:
             for module in loss.modules():

@@ -15,7 +15,7 @@ from limbeck.models.layout import (
     refuses_channels_last,
 )
 from limbeck.shortcuts import SHORTCUTS, known_shortcuts
-from limbeck.taps import SignalReader
+from limbeck.taps import SignalReader, signals_given_by
 from limbeck.teachers.adapt import Adapter
 from limbeck.teachers.base import Teacher
 from limbeck.teachers.fingerprint import combined
@@ -58,6 +58,9 @@ class Live(Teacher):
         self._names = names
         self._read = SignalReader(self.model, names, "teacher")
         self._folded = None
+
+    def offers(self, name: str) -> bool:
+        return name in signals_given_by(self.model)
 
     def give_heads(self, wanted: bool) -> bool:
         self._heads = wanted and "linear-head" in self._shortcuts and self._read.has_head

@@ -60,6 +60,9 @@ class Stored(Teacher):
         if self.fallback is not None:
             self.fallback.require(self._names)
 
+    def offers(self, name: str) -> bool:
+        return name in self.store.signals
+
     def refuses(self, name: str, loss: Loss) -> str:
         signal = self.store.signals[name]
         if loss.structured and (signal.per != "sample" or name.startswith("attention.")):

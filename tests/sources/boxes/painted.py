@@ -104,20 +104,30 @@ def write_yolo(root: Path) -> Path:
 
 
 def detection_set(
-    pixels: torch.Tensor, objects: Sequence[Objects], classes: Sequence[str] = NAMES, **changes: Any
+    pixels: torch.Tensor,
+    objects: Sequence[Objects],
+    classes: Sequence[str] = NAMES,
+    *,
+    crowds: Sequence[int] = (),
+    **changes: Any,
 ) -> DetectionSet:
-    """A set of uint8 pictures (n, 3, height, width) at their own size, normalised to 0…1."""
+    """A set of uint8 pictures (n, 3, height, width) at their own size, normalised to 0…1; those of `crowds` show
+    nothing else."""
     size: tuple[int, int] = (pixels.shape[2], pixels.shape[3])
     sizes = torch.tensor([size] * len(pixels))
-    regions = regions_of(objects, sizes, len(classes))
+    regions = regions_of(objects, sizes, len(classes), crowds)
     preprocessing = Preprocessing(size, 3, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     given = {"ids": torch.arange(len(pixels)), **changes}
     return DetectionSet(InMemory(pixels), regions, sizes, classes=classes, preprocessing=preprocessing, **given)
 
 
-def regions_of(objects: Sequence[Objects], sizes: torch.Tensor, classes: int = 3) -> Regions:
+def regions_of(
+    objects: Sequence[Objects], sizes: torch.Tensor, classes: int = 3, crowds: Sequence[int] = ()
+) -> Regions:
     written = [
-        annotation(f"picture {at}", [box for _, box in own], [kind for kind, _ in own])
+        annotation(
+            f"picture {at}", [box for _, box in own], [kind for kind, _ in own], crowds=[at in crowds] * len(own)
+        )
         for at, own in enumerate(objects)
     ]
     return cleaned(written, sizes, classes, "pictures")

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from tests.sources.boxes.painted import detection_set
 
 from limbeck.checks import LimbeckError
-from limbeck.sources.boxes import build_box_view
-from limbeck.sources.boxes.moves import VISIBLE, visible
+from limbeck.models.detection import Detections
+from limbeck.sources.boxes import DetectionSet, Found, build_box_view
+from limbeck.sources.boxes.moves import VISIBLE, cut_off
 from limbeck.sources.views import keys
 
 CANVAS = (48, 64)
@@ -23,7 +24,7 @@ AUGMENTATIONS: tuple[Any, ...] = (
     "flip-crop",
     ["RandomHorizontalFlip", "RandomVerticalFlip", {"RandomResizedCrop": {"scale": [0.2, 1.0]}}],
     [{"RandomZoomOut": {"side_range": [1.0, 2.0], "fill": 9}}, {"Resize": {}}],
-    ["RandomIoUCrop", {"Resize": {}}, {"RandomHorizontalFlip": {"p": 0.8}}],
+    ["RandomPhotometricDistort", "RandomIoUCrop", {"Resize": {}}, {"RandomHorizontalFlip": {"p": 0.8}}],
     [{"RandomAffine": {"degrees": 0, "translate": [0.3, 0.3], "scale": [0.6, 1.6]}}],
     [{"ColorJitter": {"brightness": 0.2}}, {"RandomCrop": {"padding": 12, "fill": 9}}],
     [{"ScaleJitter": {"target_size": [48, 64], "scale_range": [0.7, 1.4]}}, {"RandomCrop": {"pad_if_needed": True}}],
@@ -60,13 +61,15 @@ def test_boxes_stay_inside_and_on_their_pixels(view: int, boxes: list[tuple[int,
     corners = [torch.tensor([box], dtype=torch.float32) for box in boxes]
     seen, moved = augment(pixels, corners, keys(seed, 0, np.arange(PICTURES)))
     assert seen.shape == pixels.shape
-    for image, (corner,) in zip(seen, moved, strict=True):
+    for image, uncut in zip(seen, moved, strict=True):
+        (corner,), (ignored,) = cut_off(uncut, CANVAS)
         low, high = corner[:2], corner[2:]
         assert (low >= 0).all()
         assert high[0] <= CANVAS[1]
         assert high[1] <= CANVAS[0]
         if not (high > low).all():
             assert corner.tolist() == [0, 0, 0, 0]
+            assert bool(ignored)
             continue
         if min(high - low) < 3:  # a line of a pixel may vanish in a smaller picture
             continue
@@ -76,19 +79,49 @@ def test_boxes_stay_inside_and_on_their_pixels(view: int, boxes: list[tuple[int,
         assert (found - corner).abs().max() <= 1.6, (found, corner, AUGMENTATIONS[view])
 
 
-def test_what_is_cut_away_is_gone() -> None:
-    """An object of which a corner is left, learned as a whole one; or a small one that is there, dropped."""
+def test_what_is_cut_away_is_ignored() -> None:
+    """An object of which a corner is left, learned as a whole one or as background; or one dropped that is small, or
+    that fills the picture."""
     boxes = torch.tensor(
-        [[-10.0, 0, 10, 10], [-90, 0, 10, 10], [-30, 0, 9.9, 10], [0, 0, 0.5, 0.5], [63.5, 0, 66, 40], [5, 5, 5, 9]]
-    )
-    kept = visible(boxes, CANVAS)
-    assert kept[0].tolist() == [0, 0, 10, 10]
-    assert kept[1].tolist() == [0, 0, 0, 0]
-    assert kept[2].tolist() == [0, 0, 0, 0]  # 9.9 of 39.9 is less than VISIBLE
+        [[-10.0, 0, 10, 10], [-90, 0, 10, 10], [-30, 0, 9.9, 10], [0, 0, 0.5, 0.5], [63.5, 0, 66, 40], [5, 5, 5, 9],
+         [-40, -40, -1, 9], [-130, -100, 80, 74], [-130, 0, 16, 48], [-130, 0, 15.9, 48]]
+    )  # fmt: skip
+    kept, ignored = cut_off(boxes, CANVAS)
+    expected = [
+        ([0, 0, 10, 10], False),
+        ([0, 0, 10, 10], True),
+        ([0, 0, 9.9, 10], True),  # 9.9 of 39.9 is less than VISIBLE
+        ([0, 0, 0.5, 0.5], False),  # as small as it was
+        ([63.5, 0, 64, 40], True),
+        ([0, 0, 0, 0], True),
+        ([0, 0, 0, 0], True),
+        ([0, 0, 64, 48], False),  # a twelfth of it fills the picture
+        ([0, 0, 16, 48], False),  # as much of the picture as VISIBLE
+        ([0, 0, 15.9, 48], True),
+    ]
     assert VISIBLE == 0.25
-    assert kept[3].tolist() == [0, 0, 0.5, 0.5]  # as small as it was
-    assert kept[4].tolist() == [0, 0, 0, 0]
-    assert kept[5].tolist() == [0, 0, 0, 0]
+    torch.testing.assert_close(kept, torch.tensor([corners for corners, _ in expected]).float())
+    assert ignored.tolist() == [each for _, each in expected]
+
+
+@pytest.mark.parametrize("crop", ["RandomResizedCrop", "RandomIoUCrop"])
+def test_a_crop_keeps_crowds_and_what_fills_it(crop: str, pictures: torch.Tensor) -> None:
+    """A crowd, or an object larger than the crop, that becomes background."""
+    options = {"scale": [0.1, 0.2], "ratio": [1, 1]} if crop == "RandomResizedCrop" else {"max_scale": 0.5}
+    view = build_box_view([{crop: options}, {"Resize": {}}], CANVAS, "test")
+    whole = ((1, (0, 0, *CANVAS[::-1])),)
+    corner = ((1, (2, 2, 30, 24)),)
+    split = detection_set(pictures[:3], [whole, whole, corner], crowds=[0]).with_view(view, 0)
+    corners = set()
+    for number in range(40):
+        batch = split.in_view(number).__getitems__([0, 1, 2])
+        assert batch["box_classes"][:2].tolist() == [[-2], [1]]
+        assert (batch["boxes"][:2, 0] == torch.tensor([0, 0, *CANVAS[::-1]])).all()
+        assert batch["labels"].tolist()[:2] == [0, 1]
+        kind = int(batch["box_classes"][2, 0])
+        assert int(batch["labels"][2]) == (kind == 1)
+        corners.add(kind)
+    assert corners >= {1, -2} if crop == "RandomResizedCrop" else corners >= {1}
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +130,14 @@ def pictures() -> torch.Tensor:
 
 
 OBJECTS = [((at % 3, (4 + at, 6, 20 + 2 * at, 30)), (1, (1, 1, 9, 9))) for at in range(7)] + [()]
+
+
+def told_otherwise(split: DetectionSet) -> list[DetectionSet]:
+    """The same pictures with annotations hidden, and with a teacher's boxes in their place."""
+    ids = torch.arange(len(split))
+    elsewhere = [Detections(torch.tensor([[40.0, 30, 60, 44]]), torch.ones(1), torch.zeros(1, dtype=torch.int64))]
+    found = Found.of(ids, elsewhere * len(ids), 0.3)
+    return [split.with_labels(ids > len(ids)), split.with_found(found, "all")]
 
 
 @pytest.mark.parametrize("number", range(len(VIEWS)))
@@ -113,6 +154,8 @@ def test_a_view_is_a_function_of_seed_view_and_id(number: int, pictures: torch.T
     assert torch.equal(torch.get_rng_state(), before)
     for name in ("inputs", "boxes", "box_classes", "labels", "ids", "views"):
         assert torch.equal(batch[name], other[name][[2, 0, 1]]), name
+    for told in told_otherwise(split):
+        assert torch.equal(told.in_view(2).__getitems__([5, 1, 7])["inputs"], batch["inputs"])
     changed = split.in_view(3).__getitems__([5, 1, 7])
     assert not torch.equal(changed["inputs"], batch["inputs"])
 
@@ -122,6 +165,7 @@ def test_a_view_is_a_function_of_seed_view_and_id(number: int, pictures: torch.T
     [
         ("crop", "unknown augmentation 'crop'"),
         (["MixUp"], "no 'MixUp' for boxes"),
+        (["RandomIoUCrop", "SanitizeBoundingBoxes"], "what is gone is left out anyway"),
         (["RandomHorizontalFlop"], "did you mean 'RandomHorizontalFlip'"),
         ([{"RandomHorizontalFlip": {"q": 1}}], "RandomHorizontalFlip"),
         (7, "a name or a list of transforms"),

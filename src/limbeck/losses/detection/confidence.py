@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from limbeck.checks import LimbeckError
 from limbeck.losses.numeric import precise
@@ -12,6 +14,14 @@ def confidence(logits: Tensor) -> Tensor:
     """The score of the best class at each location or query, (batch, locations), of logits (batch, locations,
     classes); it has no gradient."""
     return precise(logits.detach()).amax(-1).sigmoid()
+
+
+def with_quality(logits: Tensor, quality: Tensor) -> Tensor:
+    """Logits (batch, locations, classes) of √(σ(logits) · σ(quality)), the scores by which FCOS chooses what it finds;
+    `quality` is (batch, locations), before the sigmoid."""
+    score = (logsigmoid(logits) + logsigmoid(quality).unsqueeze(-1)) / 2
+    score = score.clamp(max=-torch.finfo(score.dtype).eps)  # the logit of 1 is infinite
+    return score - torch.log(-torch.expm1(score))
 
 
 def over_objects(values: Tensor, weights: Tensor, where: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ from torchvision.ops import batched_nms
 
 from limbeck.checks import LimbeckError
 from limbeck.losses.base import Loss, LossInput
-from limbeck.losses.detection.confidence import counted, over_objects
+from limbeck.losses.detection.confidence import counted, over_objects, with_quality
 from limbeck.losses.detection.geometry import overlaps
 from limbeck.losses.detection.quality import focal, same_classes
 from limbeck.losses.detection.queries import query_matching
@@ -121,7 +121,8 @@ class SoftBoxes(Loss):
     """`soft_boxes` of what the teacher finds, whatever its family: a dense student learns it at the locations that its
     own matching gives to such boxes, one that predicts a set at the queries that match (`query_matching`).
 
-    FCOS learns its `quality` from labels only.
+    Where the teacher gives its `quality` (FCOS: how central a location is), its scores are what it ranks by itself, the
+    root of class score times quality. A student's own `quality` learns from labels only.
 
     Args:
         classes, boxes: weights of both parts.
@@ -135,6 +136,7 @@ class SoftBoxes(Loss):
     inputs: tuple[LossInput, ...] = ("teacher", "batch", "where")
     student_signals = ("logits", "boxes")
     teacher_signals = ("logits", "boxes")
+    optional = ("quality",)
     aligned = False
 
     def __init__(
@@ -162,8 +164,10 @@ class SoftBoxes(Loss):
     def forward(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor], batch: Batch, where: Tensor | None = None
     ) -> Tensor:
-        """(batch,) from logits and boxes of both models, and the batch, whose `inputs` say how large pictures are."""
-        logits, boxes = counted("soft-boxes", where, teacher[0].detach(), teacher[1].detach())
+        """(batch,) from logits and boxes of both models, of the teacher its quality (batch, locations) too if it has
+        one, and the batch, whose `inputs` say how large pictures are."""
+        logits, boxes, *quality = counted("soft-boxes", where, *(each.detach() for each in teacher))
+        logits = with_quality(logits, quality[0]) if quality else logits
         listed, *found = found_by(logits, boxes, score=self.score, overlap=self.overlap, most=self.most)
         if self._student:
             places = self._student[0].assigned([each.float() for each in listed])

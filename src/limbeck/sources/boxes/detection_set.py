@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from limbeck.checks import LimbeckError
 from limbeck.sources.boxes.canvas import Fit, scales_of
 from limbeck.sources.boxes.found import Found
-from limbeck.sources.boxes.moves import BoxView
+from limbeck.sources.boxes.moves import BoxView, cut_off
 from limbeck.sources.boxes.regions import Regions
 from limbeck.sources.pixels import Images, normalise
 from limbeck.sources.viewed import ViewedSet
@@ -92,13 +92,16 @@ class DetectionSet(ViewedSet):
         if self.view is None:
             inputs = self._images.normalised(rows, self.preprocessing)
         else:
-            seen, boxes = self.view(self._images.take(rows), boxes, keys(self.seed, number, ids.numpy()))
+            # What people drew decides what a view shows, not what is told of it.
+            guides = [self._placed.of(row).boxes for row in rows.tolist()]
+            seen, boxes = self.view(self._images.take(rows), boxes, keys(self.seed, number, ids.numpy()), guides)
             inputs = normalise(seen, self.preprocessing)
         corners, classes, scores = [], [], []
         for place, (each, moved) in enumerate(zip(regions, boxes, strict=True)):
-            left = (moved[:, 2:] > moved[:, :2]).all(1)
-            kinds = each.classes.masked_fill(each.crowds, CROWD)[left]
-            corners.append(moved[left])
+            cut, ignored = (moved, each.crowds) if self.view is None else cut_off(moved, self.preprocessing.size)
+            left = (cut[:, 2:] > cut[:, :2]).all(1)
+            kinds = each.classes.masked_fill(each.crowds | ignored, CROWD)[left]
+            corners.append(cut[left])
             classes.append(kinds)
             scores.append(each.scores[left])
             if labels[place] != UNLABELLED:

@@ -16,7 +16,11 @@ from limbeck.checks import LimbeckError, nearest
 from limbeck.sources.views import Keys, printed, seeded
 
 VISIBLE = 0.25
-"""The share of a box that must be left in the picture; what is cut down further is no object any more."""
+"""The share of an object that must be left in the picture, unless what is left covers as much of the picture; what is
+cut down further is no object any more, nor background: it is ignored."""
+
+_GUIDE = -1
+"""In the place of its number: a box that is not moved for its own sake."""
 
 NAMES = ("none", "flip", "flip-crop")
 
@@ -25,40 +29,46 @@ SCALES = (0.4, 1.0)
 
 
 class BoxView(Protocol):
-    """Augments a uint8 batch (batch, 3, height, width) and its boxes, for each picture (boxes, 4) xyxy, by its keys; a
-    box that is gone has no width. Its `repr` says what it does."""
+    """Augments a uint8 batch (batch, 3, height, width) and its boxes, for each picture (boxes, 4) xyxy, by its keys.
+    What boxes decide (which part to crop) is decided by the `guides` of each picture, (guides, 4), None for its boxes.
+    Boxes come back as they are moved, not cut off at the edges; one that is gone has no width. Its `repr` says what it
+    does."""
 
-    def __call__(self, images: Tensor, boxes: Sequence[Tensor], keys: Keys) -> tuple[Tensor, list[Tensor]]: ...
+    def __call__(
+        self, images: Tensor, boxes: Sequence[Tensor], keys: Keys, guides: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor]]: ...
+
+
+class _Names(tv_tensors.TVTensor):
+    """Which box each is, (boxes,) int64; transforms are shown it, unlike a plain tensor, and let it be."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class PerPicture:
-    """Any transforms of torchvision.transforms.v2, which move boxes with pixels, drawn from the picture's key.
-
-    A box is gone where less than VISIBLE of it, or less than a pixel, is left in the picture.
-    """
+    """Any transforms of torchvision.transforms.v2, which move boxes with pixels, drawn from the picture's key."""
 
     transform: v2.Compose
 
     def __repr__(self) -> str:
         return f"PerPicture({printed(self.transform)}, visible={VISIBLE})"
 
-    def __call__(self, images: Tensor, boxes: Sequence[Tensor], keys: Keys) -> tuple[Tensor, list[Tensor]]:
-        canvas: tuple[int, int] = (images.shape[2], images.shape[3])
-        seen, moved = [], []
-        for image, own, _ in zip(images, boxes, seeded(keys), strict=True):
-            new, kept = self._one(image, own, canvas)
-            seen.append(new)
-            moved.append(kept)
-        return torch.stack(seen), moved
+    def __call__(
+        self, images: Tensor, boxes: Sequence[Tensor], keys: Keys, guides: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        pictures = zip(images, boxes, boxes if guides is None else guides, seeded(keys), strict=True)
+        seen, moved = zip(*(self._one(image, own, guiding) for image, own, guiding, _ in pictures), strict=True)
+        return torch.stack(seen), list(moved)
 
-    def _one(self, image: Tensor, boxes: Tensor, canvas: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def _one(self, image: Tensor, boxes: Tensor, guides: Tensor) -> tuple[Tensor, Tensor]:
         # Unclamped, so that it is known how much of each box is left.
         placed: Any = tv_tensors.BoundingBoxes(
-            boxes.reshape(-1, 4), format="XYXY", canvas_size=canvas, clamping_mode=None
+            torch.cat([boxes, guides]).reshape(-1, 4),
+            format="XYXY",
+            canvas_size=(image.shape[1], image.shape[2]),
+            clamping_mode=None,
         )
-        given = {"image": tv_tensors.Image(image), "boxes": placed, "labels": torch.arange(len(boxes))}
-        found = self.transform(given)
+        names = torch.cat([torch.arange(len(boxes)), torch.full((len(guides),), _GUIDE)]).as_subclass(_Names)
+        found = self.transform({"image": tv_tensors.Image(image), "boxes": placed, "labels": names})
         new: Tensor = found["image"].as_subclass(Tensor)
         if new.dtype != torch.uint8 or new.shape != image.shape:
             raise LimbeckError(
@@ -68,18 +78,32 @@ class PerPicture:
             )
         result = boxes.new_zeros(len(boxes), 4)
         # A transform may have left boxes out.
-        result[found["labels"]] = visible(found["boxes"].as_subclass(Tensor).float(), canvas)
+        names = found["labels"].as_subclass(Tensor)
+        own = names != _GUIDE
+        result[names[own]] = found["boxes"].as_subclass(Tensor).float()[own]
         return new, result
 
 
-def visible(boxes: Tensor, canvas: tuple[int, int]) -> Tensor:
-    """`boxes` (boxes, 4) xyxy cut off at the edges of a picture of `canvas`, height and width; 0 where too little is
-    left."""
+class RandomIoUCrop(v2.RandomIoUCrop):
+    """torchvision's, whose crop is decided by the guides alone, and which leaves it to others what is gone."""
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        image, placed, names = flat_inputs
+        guides = tv_tensors.wrap(placed[names == _GUIDE], like=placed)
+        params: dict[str, Any] = super().make_params([image, guides])
+        return {**params, "is_within_crop_area": torch.ones(len(placed), dtype=torch.bool)} if params else params
+
+
+def cut_off(boxes: Tensor, canvas: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """`boxes` (boxes, 4) xyxy cut off at the edges of a picture of `canvas`, height and width, 0 where nothing is left;
+    and of which too little is left to be an object, (boxes,) boolean: less than a pixel, or less than VISIBLE both of
+    the box and of the picture."""
     height, width = canvas
     cut = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
     sides, whole = cut[:, 2:] - cut[:, :2], boxes[:, 2:] - boxes[:, :2]
-    left = (sides.prod(1) >= VISIBLE * whole.clamp(min=0).prod(1)) & (sides >= whole.clamp(max=1.0)).all(1)
-    return cut * (left & (sides > 0).all(1)).unsqueeze(1)
+    enough = sides.prod(1) >= VISIBLE * whole.clamp(min=0).prod(1).clamp(max=height * width)
+    left = (sides > 0).all(1)
+    return cut * left.unsqueeze(1), ~(left & enough & (sides >= whole.clamp(max=1.0)).all(1))
 
 
 def build_box_view(augment: Any, canvas: tuple[int, int], where: str) -> BoxView | None:
@@ -123,7 +147,11 @@ def _transform(name: str, options: Any, canvas: tuple[int, int], where: str) -> 
     known = [each for each in dir(v2) if inspect.isclass(getattr(v2, each)) and each[0].isupper()]
     if name not in known or name in ("MixUp", "CutMix"):
         raise LimbeckError(f"{where}: torchvision.transforms.v2 has no {name!r} for boxes{nearest(name, known)}")
-    kind = getattr(v2, name)
+    if name == "SanitizeBoundingBoxes":
+        raise LimbeckError(
+            f"{where}: {name} would leave out what a crop has cut; take it out: what is gone is left out anyway"
+        )
+    kind = RandomIoUCrop if name == "RandomIoUCrop" else getattr(v2, name)
     asked = inspect.signature(kind).parameters.get("size")
     sized = {"size": list(canvas)} if asked is not None and asked.default is inspect.Parameter.empty else {}
     try:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from limbeck.checks import LimbeckError, nearest
 from limbeck.sources.decode import Encoded, decoded
-from limbeck.sources.faces.pairs import Line, Pairs, in_folds, made_pairs, parse_pairs, read_pairs
+from limbeck.sources.faces.pairs import Line, Pairs, made_pairs, parse_pairs, read_pairs
 from limbeck.sources.faces.reading import NOBODY, FacePart, FaceSource, read_datasets, read_folder, read_lfw
 from limbeck.sources.faces.sets import FaceData, FaceSet
 from limbeck.sources.ids import text_ids
@@ -193,4 +193,4 @@ def _placed(listed: tuple[Sequence[Line], NDArray[np.int64]], part: FacePart) ->
                 "correct one of them"
             )
     same = np.array([line.same for line in lines])
-    return Pairs(first, second, torch.from_numpy(same), torch.from_numpy(in_folds(same, folds)))
+    return Pairs(first, second, torch.from_numpy(same), torch.from_numpy(folds))

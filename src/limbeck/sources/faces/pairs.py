@@ -74,8 +74,8 @@ def parse_pairs(text: str, where: str, pictures: Sequence[str]) -> tuple[list[Li
 
     A line is one of LFW's, `NAME 1 4` (two pictures of one person) or `NAME 2 OTHER 3`, whose pictures are
     NAME/NAME_0001 with any ending, or two paths and 1 (same) or 0, with tabs, spaces or commas between. LFW's first
-    line, `10 300`, says how many folds there are and how many pairs of each kind a fold has; without it a fold ends
-    where the pairs of two persons do.
+    line, `10 300`, says how many folds there are and how many pairs of each kind a fold has; without it, and of one
+    fold, they are `ten_folds`.
 
     Args:
         pictures: relative paths of the pictures that there are.
@@ -95,12 +95,9 @@ def parse_pairs(text: str, where: str, pictures: Sequence[str]) -> tuple[list[Li
     same = np.array([line.same for line in lines])
     if same.all() or not same.any():
         raise LimbeckError(f"{where}: all pairs are of one kind; verification needs pairs of one person and of two")
-    if each_kind:
+    if each_kind and len(lines) > 2 * each_kind:
         return lines, np.arange(len(lines)) // (2 * each_kind)
-    begins = np.concatenate([[False], same[1:] & ~same[:-1]])
-    blocks = np.cumsum(begins)
-    # Of a shuffled file every change of kind would be a fold.
-    return lines, blocks if len(lines) >= FOLDS * (blocks[-1] + 1) else np.zeros(len(lines), np.int64)
+    return lines, ten_folds(same)
 
 
 def _line(row: str, where: str, known: Mapping[str, str]) -> Line:
@@ -127,16 +124,17 @@ def _numbered(name: str, number: str) -> str:
     return f"{name}/{name}_{int(number):04}"
 
 
-def in_folds(same: NDArray[np.bool_], folds: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Folds (pairs,) as they are where there are two or more, else ten (fewer of few pairs) with as many of each
-    kind."""
-    if len(np.unique(folds)) > 1:
-        return folds
-    cut = np.empty(len(same), np.int64)
+def ten_folds(same: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Ten folds (pairs,), the same in every run, fewer of few pairs: each has a tenth of each kind, to one pair.
+
+    Which pairs are together is drawn, as files are sorted by name: of neighbours, a fold would have a few persons only.
+    """
+    folds = np.empty(len(same), np.int64)
     for kind in (True, False):
         mine = np.flatnonzero(same == kind)
-        cut[mine] = np.arange(len(mine)) % FOLDS
-    return cut
+        drawn = mine[np.argsort(keys(SPLIT_SEED, PAIRED, mine), kind="stable")]
+        folds[drawn] = np.arange(len(mine)) % FOLDS
+    return folds
 
 
 def made_pairs(labels: Tensor, identities: Sequence[str], ids: Tensor, where: str) -> Pairs:
