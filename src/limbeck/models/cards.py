@@ -8,6 +8,7 @@ from typing import Any
 
 from limbeck.checks import LimbeckError
 from limbeck.files import read_json
+from limbeck.models.pruned import PruningPlan, plan_from_json
 from limbeck.models.reused import HeadPlan
 from limbeck.models.spec import AnyShape, ModelSpec, Shape, TextShape
 from limbeck.types import Preprocessing
@@ -34,8 +35,8 @@ class SavedCard:
 
     `shape` is what it was built for, `transformers` and `keras` the description of a model of those libraries,
     `detects` whether that of transformers finds objects in limbeck's wrapper, `reused_head` how its head was replaced
-    (see `limbeck.reuse`), `tokenizing` which tokenizer lies beside it, and `renumbered` how many tokens that has where
-    the model knows fewer.
+    (see `limbeck.reuse`), `pruned` what is left of its parts (see `limbeck.compress`), `tokenizing` which tokenizer is
+    beside it, and `renumbered` how many tokens that has where the model knows fewer.
     """
 
     spec: ModelSpec | None
@@ -50,6 +51,7 @@ class SavedCard:
     tokenizing: SavedTokenizing | None = None
     renumbered: int | None = None
     detects: bool = False
+    pruned: PruningPlan | None = None
 
 
 def is_saved(folder: Path) -> bool:
@@ -86,6 +88,7 @@ def read_card(folder: Path) -> SavedCard:
             tokenizing=tokenizing and SavedTokenizing(**tokenizing),
             renumbered=data.get("renumbered"),
             detects=bool(data.get("detects", False)),
+            pruned=None if data.get("pruned") is None else plan_from_json(data["pruned"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise LimbeckError(f"{path}: not a whole model card ({error!r}); save the model again") from None

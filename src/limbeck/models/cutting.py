@@ -197,7 +197,7 @@ class Cutter:
 
     def _axes(self, name: str, dims: int) -> list[tuple[Axis, str]] | None:
         """What each dimension of a tensor counts, and the unit that it belongs to."""
-        found = _place(self.layout, name.rpartition(".")[0])
+        found = place_in(self.layout, name.rpartition(".")[0])
         if found is None or dims not in (1, 2):
             return None
         outputs, inputs, unit = found
@@ -239,7 +239,9 @@ class Cutter:
 
 
 @cache
-def _place(layout: Layout, path: str) -> tuple[Axis, Axis, str] | None:
+def place_in(layout: Layout, path: str) -> tuple[Axis, Axis, str] | None:
+    """What the outputs and the inputs of the layer at `path` count, and the unit that it belongs to; None where the
+    layout does not know the layer."""
     for end, outputs, inputs in layout.layers:
         if found := re.fullmatch(rf"(?P<unit>.*?)(?:^|\.)(?:{end})", path):
             return outputs, inputs, found["unit"]

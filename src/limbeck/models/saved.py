@@ -32,6 +32,7 @@ from limbeck.models.huggingface_texts import build_huggingface_text
 from limbeck.models.libraries import build_python, build_timm, build_torchvision
 from limbeck.models.lora import merged
 from limbeck.models.poses import build_poses, build_vitpose, wants_keypoints
+from limbeck.models.pruned import install_pruning, pruning_of
 from limbeck.models.renumbered import blank_numbers, install_renumbering, renumbering_of
 from limbeck.models.reused import install, plan_of
 from limbeck.models.spec import AnyShape, ModelSpec, Shape, TextShape
@@ -92,7 +93,7 @@ def save(
             f"model {spec.name!r} is saved without preprocessing, so its channels and image size would be "
             "lost; give preprocessing (or a shape), or spec=None"
         )
-    numbers = renumbering_of(inner)
+    numbers, pruning = renumbering_of(inner), pruning_of(inner)
     card: dict[str, Any] = {
         "format": FORMAT,
         "limbeck": version("limbeck"),
@@ -107,6 +108,7 @@ def save(
         "keras": keras_models.describe(inner) if isinstance(inner, keras_models.KerasModule) else None,
         "reused_head": None if (plan := plan_of(inner)) is None else asdict(plan),
         "renumbered": None if numbers is None else len(numbers),
+        "pruned": None if pruning is None else pruning.as_json(),
         "about": about or {},
     }
     tensors = merged(held, unique_tensors(held, f"{folder}"))
@@ -115,7 +117,8 @@ def save(
         # The metadata is what transformers and others look for before they read a file.
         save_file(tensors, place / WEIGHTS, metadata={"format": "pt"})
         # A model that was changed would be another one if transformers built it.
-        if huggingface.is_transformers(held) and plan_of(inner) is None and numbers is None:
+        changed = plan_of(inner) is not None or numbers is not None or pruning is not None
+        if huggingface.is_transformers(held) and not changed:
             huggingface.write_configuration(held, place)
         if tokenizing is not None:
             tokenizing.save(place)
@@ -175,8 +178,12 @@ def load(folder: Path, *, into: nn.Module | None = None, trust_code: bool = Fals
         raise LimbeckError(f"{path}: no such file; save the model again")
     state = read_state_dict(path)
     model = into
+    if model is not None and card.pruned is not None and pruning_of(unwrapped(model)) is None:
+        install_pruning(unwrapped(model), card.pruned)
     if model is None:
         model = _rebuilt(card, folder, trust_code)
+        if card.pruned is not None:
+            install_pruning(model, card.pruned)
         if card.reused_head is not None:
             install(model, card.reused_head)
         if card.renumbered is not None:
