@@ -150,7 +150,7 @@ def _pictures(tree: Tree, file: str, part: str, names: Sequence[str]) -> list[st
 
 
 def _annotations(
-    data: Mapping[str, Any], where: str, names: Sequence[str], places: Mapping[Any, int], index: Mapping[int, int]
+    data: Mapping[str, Any], where: str, names: Sequence[str], places: Mapping[Any, int], index: Mapping[Any, int]
 ) -> list[Annotation | None]:
     if not isinstance(data.get("annotations"), list):
         raise LimbeckError(f"{where}: has no annotations; a split needs them, but that of unlabelled pictures")
