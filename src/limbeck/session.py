@@ -318,6 +318,8 @@ def _ready_teacher(session: Session, wanted: TeacherRecipe) -> Teacher:
     said, path = teacher_said(wanted), Path(wanted.model)
     if path.is_dir() and is_saved(path):
         same_classes(read_card(path).classes, session.data.classes, str(path))
+    else:
+        said["as_it_is"] = True  # what it says of its classes, it was trained on
     shape = session.task.shape_of_teacher(session.data, said)
     model = build(_spec(wanted), shape, trust_code=session.trust_code)
     adapt = session.task.adapter(session.data, model, said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -31,10 +32,12 @@ from limbeck.losses import (
     query_matching,
     soft_boxes,
 )
+from limbeck.losses.detection.confidence import with_quality
 from limbeck.losses.detection.cross_head import aligned_scale
 from limbeck.losses.detection.fgd import RelationBlock
 from limbeck.losses.detection.localization import projected
-from limbeck.losses.detection.soft_boxes import found_by
+from limbeck.losses.detection.matching import matched
+from limbeck.losses.detection.soft_boxes import NOTHING, found_by
 
 BATCH, PLACES, KINDS, BINS, SIZE = 4, 5, 3, 6, (40, 60)
 LOGITS, BOXES, EDGES = (BATCH, PLACES, KINDS), (BATCH, PLACES, 4), (BATCH, PLACES, 4, BINS)
@@ -327,6 +330,34 @@ def test_soft_boxes_ask_the_student_where() -> None:
     places = torch.tensor([[0, -1], [0, -1]])
     torch.testing.assert_close(loss((logits, boxes), teacher, batch), soft_boxes((logits, boxes), found, places))
     assert not list(loss.children())
+
+
+def test_what_fills_up_a_batch_changes_no_matching() -> None:
+    """Pictures with many objects that change what a picture beside them learns."""
+    moved = 0
+    for seed in range(20):
+        student = numbers(1, 30, KINDS, seed=seed), as_boxes(numbers(1, 30, 4, seed=100 + seed))
+        found = numbers(1, 3, KINDS, seed=200 + seed), as_boxes(numbers(1, 3, 4, seed=300 + seed))
+        padded = (
+            torch.cat([found[0], torch.full((1, 20, KINDS), NOTHING, dtype=torch.float64)], 1),
+            torch.cat([found[1], torch.zeros(1, 20, 4, dtype=torch.float64)], 1),
+        )
+        alone, beside = (query_matching(student, each, SIZE) for each in (found, padded))
+        torch.testing.assert_close(alone, beside)
+        scale = torch.tensor([60.0, 40, 60, 40], dtype=torch.float64)
+        places = [matched(*student, *each, scale) for each in (found, padded)]
+        assert places[0].tolist() == places[1][:, :3].tolist()
+        assert len(set(places[1][0].tolist())) == 23
+        moved += len({*places[0][0].tolist()} - {0, 1, 2}) > 0
+    assert moved == 20  # it is no matching by number
+
+
+def test_a_logit_of_class_and_quality() -> None:
+    """Scores of 0 or 1 that become infinite, or a root that is not taken."""
+    logits, quality = torch.tensor([[[-80.0, 0.0, 80.0]]]), torch.tensor([[80.0]])
+    scored = with_quality(logits, quality)
+    assert scored.isfinite().all()
+    assert scored.sigmoid()[0, 0].tolist() == pytest.approx([math.exp(-40), math.sqrt(0.5), 1.0], rel=1e-5)
 
 
 def test_features_take_the_teacher_s_scale() -> None:

@@ -198,3 +198,12 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     with pytest.raises(LimbeckError, match=r'pip install "limbeck\[detection\]"'):
         coco_scores([seen((0, 0, 1, 1, 0, 0.5))], [seen((0, 0, 1, 1, 0))], 1)
+
+
+@pytest.mark.parametrize("place", ["boxes", "scores"])
+def test_answers_that_are_not_finite_are_named(place: str) -> None:
+    """A training that went astray, told by a traceback of the library that measures it."""
+    found = [seen((0, 0, 10, 10, 0, 0.9)), seen((0, 0, 10, 10, 0, 0.9))]
+    getattr(found[1], place)[0] = float("nan")
+    with pytest.raises(LimbeckError, match=r"finds in picture 1 is not finite"):
+        coco_scores(found, [seen((0, 0, 10, 10, 0))] * 2, 3)

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from tests.models.detection.scenes import detector as set_detector
 from tests.sources.boxes.painted import COLOURS
 from typer.testing import CliRunner
 
@@ -25,7 +26,7 @@ from limbeck.models import load
 from limbeck.recipe import Recipe, read_recipe
 from limbeck.results import Results
 from limbeck.run import run
-from limbeck.session import open_data
+from limbeck.session import Session, open_data, open_teacher
 from limbeck.sources.boxes import DetectionSet, Found
 from limbeck.stores import compare_with_teacher, label_recipe
 from limbeck.tasks import OBJECT_DETECTION
@@ -262,3 +263,18 @@ def test_doctor_and_eval(finished: tuple[Path, Results, list[str]], source: str)
     assert done.exit_code == 0, done.output
     rows = [*results.named("distilled", "last"), *results.named("distilled", "selected")]
     assert any(f"{row.metrics['ap']:.4f}" in done.output for row in rows)
+
+
+def test_a_teacher_of_the_hub_with_classes_in_another_order(source: str, tmp_path: Path) -> None:
+    """Reds taught as greens, or a refusal of names in other words."""
+    model = set_detector("rt_detr").network
+    for names, refused in (("green red blue", True), ("Red Green Blue", False), ("rot green bleu", False)):
+        model.config.id2label = dict(enumerate(names.split()))
+        model.save_pretrained(tmp_path / "hub")
+        wanted = recipe(tmp_path, source, teacher={"model": f"hf:{tmp_path / 'hub'}"})
+        session = Session(wanted, open_data(wanted, lambda _line: None), tmp_path, False, lambda _line: None)
+        if refused:
+            with pytest.raises(LimbeckError, match="'red' is its class 1 and class 0 of the data"):
+                open_teacher(session)
+        else:
+            open_teacher(session)

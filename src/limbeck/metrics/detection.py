@@ -85,7 +85,8 @@ def coco_scores(found: Sequence[Objects], truths: Sequence[Truth], num_classes: 
     A crowd takes in any number of boxes that lie in it, and none of them counts. Lin et al. 2014, arXiv:1405.0312.
 
     Raises:
-        LimbeckError: faster-coco-eval is not installed, or there is not as much found as there is truth.
+        LimbeckError: faster-coco-eval is not installed, there is not as much found as there is truth, or what is found
+            is not finite.
     """
     if len(found) != len(truths):
         raise LimbeckError(f"detection: expected as many pictures found as true, got {len(found)} and {len(truths)}")
@@ -138,6 +139,11 @@ def _results(found: Sequence[Objects]) -> Floats:
             _array(each.scores)[:, None],
             _array(each.classes)[:, None],
         )
+        if not all(np.isfinite(column).all() for column in columns):
+            raise LimbeckError(
+                f"detection: what the model finds in picture {picture} is not finite (NaN or infinity); its training "
+                "went astray: take a lower learning rate, or full precision"
+            )
         rows.append(np.concatenate([np.full((len(boxes), 1), float(picture)), *columns], 1))
     return np.concatenate(rows) if rows else np.zeros((0, 7))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,9 @@ class ArrowColumn:
         return f"{self.what}, row {row}, column {self.column!r}"
 
 
-def load_splits(name: str) -> dict[str, datasets.Dataset]:
-    """The splits of a data set by their names here. Raises LimbeckError where it cannot be loaded or has no train."""
+def load_splits(name: str, names: Mapping[str, str] = SPLIT_NAMES) -> dict[str, datasets.Dataset]:
+    """The splits of a data set by their `names` here; others are left out. Raises LimbeckError where it cannot be
+    loaded or has no train."""
     path = Path(name).expanduser()
     saved = (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
     try:
@@ -53,7 +55,7 @@ def load_splits(name: str) -> dict[str, datasets.Dataset]:
             f"datasets:{name}: cannot be loaded ({reason}); give a folder, or a name on the hub while online"
         ) from None
     splits = {"train": found} if isinstance(found, datasets.Dataset) else dict(found)
-    known = {SPLIT_NAMES[split.lower()]: data for split, data in splits.items() if split.lower() in SPLIT_NAMES}
+    known = {names[split.lower()]: data for split, data in splits.items() if split.lower() in names}
     if "train" not in known:
         raise LimbeckError(f"datasets:{name}: no train split; it has {', '.join(splits)}")
     return known

@@ -18,7 +18,8 @@ from limbeck.checks import LimbeckError
 from limbeck.losses import METHODS
 from limbeck.metrics.detection import CocoScores, coco_scores, missed, recall_curves, teacher_ap50
 from limbeck.models import Shape, forward_of, unwrapped, without_answers
-from limbeck.models.detection import Detections
+from limbeck.models.detection import Detections, SetDetector
+from limbeck.models.detection.dense import DenseDetector
 from limbeck.processes import processes
 from limbeck.sources import collate_samples
 from limbeck.sources.boxes import DetectionData, DetectionSet, Found, build_box_view, load_boxes
@@ -187,8 +188,25 @@ def _shape(data: DetectionData) -> Shape:
     return Shape(len(data.classes), 3, data.train.preprocessing.size, "detection")
 
 
-def _adapter(data: DetectionData, _model: nn.Module | None, said: Mapping[str, Any]) -> Adapter:
+def _same_classes(model: nn.Module | None, classes: Sequence[str]) -> None:
+    """Raises LimbeckError where a teacher of the hub has a class of the data under another number. Names that the data
+    does not have may be other words for the same (`aeroplane`)."""
+    inner = None if model is None else unwrapped(model)
+    named = inner.class_names if isinstance(inner, SetDetector) else ()
+    place = {name.strip().casefold(): index for index, name in enumerate(named)}
+    for index, name in enumerate(classes):
+        theirs = place.get(name.strip().casefold(), index)
+        if theirs != index:
+            raise LimbeckError(
+                f"teacher: {name!r} is its class {theirs} and class {index} of the data, and classes are compared by "
+                "number; give the data's classes the teacher's order, or train the teacher on the data"
+            )
+
+
+def _adapter(data: DetectionData, model: nn.Module | None, said: Mapping[str, Any]) -> Adapter:
     """From the student's pixels to the teacher's normalisation: as its recipe says, else its saved folder."""
+    if said.get("as_it_is"):
+        _same_classes(model, data.classes)
     given = data.train.preprocessing
     expected = expected_preprocessing(said.get("normalize"), None, given) or said.get("preparation")
     if expected is not None and expected.size != given.size:
@@ -225,6 +243,12 @@ def _found(read: Any, split: DetectionSet, label: str, workers: int) -> list[Det
     return found
 
 
+def _smallest_score(module: nn.Module) -> float:
+    """From which score on a detector gives a box at all."""
+    inner = unwrapped(module)
+    return inner.selection.score if isinstance(inner, DenseDetector) else 0.0
+
+
 def _detecting(module: nn.Module) -> Callable[[Batch], list[Detections]]:
     """A detector's whole way from pictures to boxes."""
     forward, inner = forward_of(module), unwrapped(module)
@@ -254,6 +278,11 @@ def pseudo_boxes(teacher: Teacher, split: DetectionSet, threshold: float, path: 
     """What a teacher finds in pictures as they are, with a score of at least `threshold`, kept in a file; read from it
     where it is there."""
     if not path.exists() and processes().is_main_process:
+        if (own := max(map(_smallest_score, teacher.modules()), default=0.0)) > threshold:
+            say(
+                f"pseudo-boxes: the threshold {threshold:g} changes nothing: the teacher's own `score` leaves out what "
+                f"is below {own:g}; lower that in its options too"
+            )
         objects = _found(teacher, split.without_view(), "the teacher looks for objects", 0)
         found = Found.of(split.ids, objects, threshold)
         found.write(path)

@@ -63,7 +63,8 @@ SETS = ("rt_detr", "rt_detr_v2", "d_fine", "detr", "yolos")
 def spec_of(name: str, **sizes: int) -> ModelSpec:
     """The spec of a tiny detector: a dense family, or a kind of transformers'."""
     if name in FAMILIES:
-        return ModelSpec(*FAMILIES[name])
+        family, options = FAMILIES[name]
+        return ModelSpec(family, {**options, **sizes})
     return ModelSpec(f"hf:{name}", {"pretrained": False, "config": set_config(name, **sizes)})
 
 

@@ -41,7 +41,15 @@ def opened(name: str, size: tuple[int, int] = (80, 80), **options: Any) -> Detec
 
 
 def assert_painted(data: DetectionData) -> None:
-    """Every box lies on the rectangle that was painted in its class's colour."""
+    """Every box is the rectangle that was painted, in its class's colour, on disk and in the input."""
+    for part in (data.train, data.validation, data.test):
+        for at, (size, objects) in enumerate(PICTURES):
+            truth = part.truth(at)
+            assert part.size(at) == size
+            torch.testing.assert_close(truth.boxes, torch.tensor([box for _, box in objects]).reshape(-1, 4).float())
+            assert [data.classes[kind] for kind in truth.classes] == [NAMES[kind] for kind, _ in objects]
+            areas = [(right - left) * (bottom - top) for _, (left, top, right, bottom) in objects]
+            assert truth.areas.tolist() == pytest.approx(areas, rel=1e-5)
     batch = data.test.__getitems__(list(range(len(PICTURES))))
     seen = 0
     for image, boxes, kinds in zip(batch["inputs"], batch["boxes"], batch["box_classes"], strict=True):
@@ -49,7 +57,7 @@ def assert_painted(data: DetectionData) -> None:
             if kind >= 0:
                 left, top, right, bottom = (round(float(edge)) for edge in box)
                 inside = image[:, top + 2 : bottom - 2, left + 2 : right - 2]
-                colour = torch.tensor(COLOURS[data.classes.index(NAMES[kind])]) / 255
+                colour = torch.tensor(COLOURS[NAMES.index(data.classes[kind])]) / 255
                 assert (inside - colour[:, None, None]).abs().max() < 0.2
                 seen += 1
     assert seen == sum(len(objects) for _, objects in PICTURES)
@@ -66,13 +74,9 @@ def test_each_form_gives_the_boxes_that_were_painted(form: str, fit: Any, zipped
         root = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, "data"))
     data = opened(f"{form}:{root}", fit=fit)
     assert set(data.classes) == set(NAMES)
-    if form != "voc":
-        assert data.classes == NAMES
-        assert_painted(data)
-    else:  # in alphabetical order
-        assert data.classes == tuple(sorted(NAMES))
-        batch = data.test.__getitems__(range(4))  # type: ignore[arg-type]
-        assert batch["labels"].tolist() == [len(objects) for _, objects in PICTURES]
+    # VOC's are in alphabetical order.
+    assert data.classes == (tuple(sorted(NAMES)) if form == "voc" else NAMES)
+    assert_painted(data)
 
 
 def test_a_data_set_of_the_hub(tmp_path: Path) -> None:
@@ -128,6 +132,118 @@ def test_one_file_is_cut(tmp_path: Path) -> None:
     ids = [set(getattr(data, part).ids.tolist()) for part in ("train", "validation", "test")]
     assert [len(each) for each in ids] == [14, 2, 4]
     assert len(set.union(*ids)) == 20
+
+
+def test_coco_s_file_of_unlabelled_pictures(tmp_path: Path) -> None:
+    """COCO's own file of unlabelled pictures, passed over beside those of instances, or one of test taken for it."""
+    root = write_coco(tmp_path / "data", ("train", "val"))
+    for part, folder in (("unlabeled2017", "unlabeled2017"), ("test2017", "test2017")):
+        names = write_pictures(root / folder, 100 if part.startswith("un") else 200)
+        data = {**coco_data(names), "annotations": None}
+        (root / "annotations" / f"image_info_{part}.json").write_text(json.dumps(data))
+    data = opened(f"coco:{root}", validation=0.3)
+    assert sorted([*data.train.labels.tolist(), *data.validation.labels.tolist()]) == [-1] * 4 + [0, 1, 2, 3]
+    assert (data.train.labels == -1).sum() == 4
+    assert len(data.test) == 4
+
+
+def saved(folder: Path, splits: dict[str, dict[str, list[Any]]], **more: Any) -> str:
+    """Splits with `image`, `objects` and other columns, as `datasets` saves them."""
+    features = datasets.Features(
+        {
+            "image": datasets.Image(),
+            "objects": {
+                "bbox": datasets.List(datasets.List(datasets.Value("float32"), length=4)),
+                "category": datasets.List(datasets.ClassLabel(names=list(NAMES))),
+                "area": datasets.List(datasets.Value("float32")),
+            },
+            **more,
+        }
+    )
+    made = {name: datasets.Dataset.from_dict(rows, features=features) for name, rows in splits.items()}
+    datasets.DatasetDict(made).save_to_disk(str(folder))
+    return f"datasets:{folder}"
+
+
+def test_rows_of_the_hub_without_objects_are_unlabelled(tmp_path: Path) -> None:
+    """A picture of which nobody said anything taken for an empty one, a split of such pictures left out, or areas that
+    nobody reads."""
+    images = [painted(size, objects) for size, objects in PICTURES]
+    one, nothing = ({"bbox": [each] * bool(each), "category": [0] * bool(each), "area": [7.0] * bool(each)}
+                    for each in ([1, 1, 5, 5], []))  # fmt: skip
+    rows = {"image": images, "objects": [one, None, None, nothing]}
+    whole = {"image": images[:2], "objects": [one, nothing]}
+    splits = {"train": rows, "validation": whole, "test": whole, "unlabeled": {**rows, "objects": [None] * 4}}
+    data = opened(saved(tmp_path / "saved", splits))
+    assert data.train.labels.tolist() == [1, -1, -1, 0, -1, -1, -1, -1]
+    assert data.train.truth(0).areas.tolist() == [7.0]
+    with pytest.raises(LimbeckError, match="only training pictures may have none"):
+        opened(saved(tmp_path / "other", {"train": whole, "validation": whole, "test": rows}))
+
+
+def test_sizes_of_the_hub_say_how_a_photo_was_annotated(tmp_path: Path) -> None:
+    """Boxes of the picture as it is stored, put on the picture after it is turned."""
+    size, objects = (40, 60), ((0, (5, 5, 25, 20)),)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    painted(size, objects).save(tmp_path / "lying.png", exif=exif)
+    told = {"bbox": [[5, 5, 20, 15]], "category": [0], "area": [300.0]}
+    rows = {"image": [str(tmp_path / "lying.png")] * 2, "objects": [told] * 2, "height": [40] * 2, "width": [60] * 2}
+    sides = {name: datasets.Value("int64") for name in ("height", "width")}
+    name = saved(tmp_path / "saved", dict.fromkeys(("train", "validation", "test"), rows), **sides)
+    data = opened(name, (60, 60))
+    assert data.train.size(0) == size
+    batch = data.train.__getitems__([0])
+    left, top, right, bottom = (round(float(edge)) for edge in batch["boxes"][0, 0])
+    inside = batch["inputs"][0][:, top + 1 : bottom - 1, left + 1 : right - 1]
+    assert (inside - torch.tensor([1.0, 0, 0])[:, None, None]).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("stated", [True, False])
+@pytest.mark.parametrize("fit", ["letterbox", "stretch"])
+def test_photos_of_all_orientations(stated: bool, fit: Any, tmp_path: Path) -> None:
+    """One of the eight ways in which a camera stores a picture, mirrored or turned the wrong way."""
+    pixels = np.full((300, 400, 3), 40, np.uint8)
+    pixels[25:125, 225:375] = (255, 0, 0)
+    upright, moves = Image.fromarray(pixels), Image.Transpose
+    stored = {1: None, 2: moves.FLIP_LEFT_RIGHT, 3: moves.ROTATE_180, 4: moves.FLIP_TOP_BOTTOM, 5: moves.TRANSPOSE,
+              6: moves.ROTATE_90, 7: moves.TRANSVERSE, 8: moves.ROTATE_270}  # fmt: skip
+    (tmp_path / "images").mkdir()
+    names = [f"{orientation}.jpg" for orientation in stored]
+    for name, (orientation, move) in zip(names, stored.items(), strict=True):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image = upright if move is None else upright.transpose(move)
+        image.save(tmp_path / "images" / name, exif=exif, quality=95)
+    data = coco_data(names, (((300, 400), ((0, (225, 25, 375, 125)),)),) * 8)
+    if not stated:
+        for entry in data["images"]:
+            del entry["height"], entry["width"]
+    (tmp_path / "all.json").write_text(json.dumps(data))
+    found = opened(f"coco:{tmp_path / 'all.json'}", (64, 96), fit=fit, validation=0.2)
+    seen = 0
+    for part in (found.train, found.validation, found.test):
+        batch = part.__getitems__(list(range(len(part))))
+        for image, (box,) in zip(batch["inputs"], batch["boxes"], strict=True):
+            red = (image[0] > 0.6) & (image[1] < 0.3)
+            rows, columns = red.any(1).nonzero().flatten(), red.any(0).nonzero().flatten()
+            edges = torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).float()
+            assert (edges - box).abs().max() <= 1.0
+            seen += 1
+    assert seen == 8
+
+
+def test_voc_s_list_of_both_splits(tmp_path: Path) -> None:
+    """VOC2007 with its usual two lists, said to have no annotations; or its val.txt measured and learned from."""
+    root = write_voc(tmp_path / "data")
+    lists = root / "ImageSets" / "Main"
+    (lists / "train.txt").rename(lists / "trainval.txt")
+    data = opened(f"voc:{root}", validation=0.3)
+    assert len(set(data.train.ids.tolist() + data.validation.ids.tolist())) == 4
+    assert not set(data.train.ids.tolist()) & set(data.validation.ids.tolist())
+    (lists / "trainval.txt").unlink()
+    with pytest.raises(LimbeckError, match=r"Main: lists no train split; add train\.txt or trainval\.txt"):
+        opened(f"voc:{root}")
 
 
 def test_unlabelled_pictures_are_learned_from(tmp_path: Path) -> None:
@@ -249,6 +365,14 @@ def test_broken_boxes_are_counted(
         assert [float(edge) for edge in kept] in every
 
 
+def test_an_area_of_null_is_that_of_the_box(tmp_path: Path) -> None:
+    """Exporters write null for what they do not know."""
+    data = opened(write_one(tmp_path, [5, 5, 20, 15], area=None), validation=0.3)
+    truths = [part.truth(at) for part in (data.train, data.validation, data.test) for at in range(len(part))]
+    assert sorted(area for truth in truths for area in truth.areas.tolist())[-3:] == [400.0, 500.0, 625.0]
+    assert 300.0 in [area for truth in truths for area in truth.areas.tolist()]
+
+
 def test_a_crowd_is_ignored(tmp_path: Path) -> None:
     """A crowd that is learned as one large object."""
     data = opened(write_one(tmp_path, [5, 5, 20, 15], iscrowd=1, area=7.0), validation=0.3)
@@ -321,6 +445,21 @@ def _wrong_size(root: Path) -> str:
     return f"coco:{root / 'all.json'}"
 
 
+def _listed_twice(root: Path) -> str:
+    names = write_pictures(root / "images")
+    data = coco_data(names)
+    data["images"].append({**data["images"][1], "id": 77})
+    (root / "all.json").write_text(json.dumps(data))
+    return f"coco:{root / 'all.json'}"
+
+
+def _empty_line(root: Path) -> str:
+    write_yolo(root / "yolo")
+    (root / "yolo" / "data.yaml").unlink()
+    (root / "yolo" / "classes.txt").write_text("red\n\ngreen\nblue\n")
+    return f"yolo:{root / 'yolo'}"
+
+
 def _val_class(root: Path) -> str:
     write_coco(root / "coco")
     path = root / "coco" / "annotations" / "instances_val.json"
@@ -348,6 +487,25 @@ FAULTS: dict[str, tuple[Callable[[Path], str], str]] = {
         r"all\.json: annotation 0 is of the image 99",
     ),
     "a box of three numbers": (lambda root: write_one(root, [5, 5, 5]), r"all\.json: annotation 0 .* four numbers"),
+    "an id that is a list": (
+        lambda root: write_one(root, [5, 5, 5, 5], image_id=[10]),
+        r"all\.json: annotation 0 .*no id",
+    ),
+    "a category that is a list": (
+        lambda root: write_one(root, [5, 5, 5, 5], category_id=[3]),
+        r"all\.json: annotation 0 .*no id",
+    ),
+    "a crowd that is a word": (
+        lambda root: write_one(root, [5, 5, 5, 5], iscrowd="0"),
+        r"all\.json: annotation 0 has iscrowd '0'; it is 0 or 1",
+    ),
+    "an area below 0": (lambda root: write_one(root, [5, 5, 5, 5], area=-3), r"annotation 0 has the area -3;"),
+    "an area that is no number": (
+        lambda root: write_one(root, [5, 5, 5, 5], area=float("nan")),
+        r"annotation 0 has the area nan;",
+    ),
+    "a picture that is listed twice": (_listed_twice, r"all\.json: lists p1\.png twice"),
+    "a class without a name": (_empty_line, r"classes\.txt, line 2: is empty"),
     "a corrupt picture": (_corrupt, r"p1\.png: not a readable image"),
     "a text file for a picture": (_no_image_at_all, r"p1\.png: not a readable image"),
     "an XML file that breaks off": (_xml("<annotation><object>"), r"p1\.xml: not an annotation in VOC's form"),

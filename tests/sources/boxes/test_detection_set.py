@@ -17,6 +17,7 @@ from limbeck.sources import collate_samples
 from limbeck.sources.boxes import DetectionSet, Found, build_box_view
 from limbeck.sources.boxes.canvas import fitted, scales_of
 from limbeck.sources.pixels import InMemory
+from limbeck.types import Preprocessing
 
 SIZE = (32, 48)
 OBJECTS = [
@@ -117,6 +118,26 @@ def test_the_way_back_to_the_picture_on_disk() -> None:
             assert wide <= canvas[1]
             if fit == "letterbox" and min(high, wide) > 10:
                 assert x == pytest.approx(y, rel=0.05)
+
+
+def test_what_is_found_goes_back_to_where_it_is(pictures: torch.Tensor) -> None:
+    """x by the scale of y, or what lies in the filling."""
+    sizes = torch.tensor([[320, 240], [64, 96], [8, 480], [32, 48]])
+    for fit, scales in (
+        ("stretch", [(48 / 240, 32 / 320), (0.5, 0.5), (48 / 480, 32 / 8), (1, 1)]),
+        ("letterbox", [(24 / 240, 32 / 320), (0.5, 0.5), (48 / 480, 1 / 8), (1, 1)]),
+    ):
+        split = DetectionSet(
+            InMemory(pictures), regions_of(OBJECTS, sizes), sizes, torch.arange(4), ("a", "b", "c"),
+            Preprocessing(SIZE, 3, (0.0,) * 3, (1.0,) * 3), fit=fit,
+        )  # fmt: skip
+        for index, (across, down) in enumerate(scales):
+            height, width = sizes[index].tolist()
+            on_disk = torch.tensor([[1.0, 2, 3, 4], [-5, -5, 5000, 5000]])
+            inputs = on_disk * torch.tensor([across, down, across, down])
+            expected = torch.tensor([[1.0, 2, 3, 4], [0, 0, width, height]])
+            torch.testing.assert_close(split.restored(index, inputs), expected)
+            torch.testing.assert_close(split.placed_box(index, on_disk), inputs)
 
 
 def test_a_set_that_does_not_go_together(pictures: torch.Tensor) -> None:

@@ -20,7 +20,8 @@ def matched(
     because the student has fewer.
 
     The sum of costs is smallest: −σ(s) of the teacher's best class, 5 times the L1 distance of the boxes relative to
-    the picture, and −2 times their GIoU.
+    the picture, and −2 times their GIoU. A box of the teacher without width or height, such as fills up a batch, fits
+    all alike, so that it changes nothing for the others.
 
     Args:
         student_logits, student_boxes: (batch, predictions, classes) and (batch, predictions, 4), xyxy in pixels.
@@ -33,6 +34,8 @@ def matched(
     cost = -CLASS_COST * student_logits.sigmoid().gather(-1, kinds)
     cost += DISTANCE_COST * torch.cdist(student_boxes / scale, teacher_boxes / scale, p=1.0)
     cost -= OVERLAP_COST * overlaps(student_boxes.unsqueeze(2), teacher_boxes.unsqueeze(1))[1]
+    nothing = (teacher_boxes[..., 2:] <= teacher_boxes[..., :2]).any(-1)
+    cost = cost.masked_fill(nothing.unsqueeze(1), 0.0)
     # One whose box is not finite is matched last.
     table = torch.nan_to_num(cost, nan=1e9, posinf=1e9, neginf=1e9).cpu().numpy()
     found = torch.full((len(cost), cost.shape[2]), -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -153,6 +154,8 @@ class AnchorHead(TowerHead, RetinaNetHead):  # type: ignore[misc]
     def __init__(self, channels: int, anchors: int, classes: int, *, blocks: int) -> None:
         RetinaNetHead.__init__(self, channels, anchors, classes)
         for head in (self.classification_head, self.regression_head):
+            for _ in range(len(head.conv), blocks):
+                head.conv.append(_fresh(head.conv[0]))
             head.conv = head.conv[:blocks]
 
     def outputs(self, classes: Sequence[Tensor], places: Sequence[Tensor]) -> Outputs:
@@ -189,6 +192,17 @@ def by_picture(
         losses.append(torch.stack(list(compute([target], own, [places], [found]).values())).sum())
         counts.append((found >= 0).sum())
     return {"losses": torch.stack(losses), "matched": torch.stack(counts)}
+
+
+def _fresh(block: nn.Module) -> nn.Module:
+    """Another block like one of RetinaNet's towers, with weights of its own, drawn as torchvision does."""
+    block = copy.deepcopy(block)
+    for layer in block.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.normal_(layer.weight, std=0.01)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return block
 
 
 def _in_any(anchors: Tensor, regions: Tensor) -> Tensor:

@@ -49,6 +49,14 @@ class SetDetector(nn.Module):
         return ("logits", "boxes", "model_loss", *more, *levels)
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of its classes, empty where its configuration only numbers them."""
+        named = {int(index): str(name) for index, name in self.network.config.id2label.items()}
+        if all(name == f"LABEL_{index}" for index, name in named.items()):
+            return ()
+        return tuple(named[index] for index in sorted(named))
+
+    @property
     def _levels(self) -> int:
         return int(self.network.config.to_dict().get("num_feature_levels", 1))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,16 @@ def _files(tree: Tree, path: str) -> dict[str, str]:
     """The JSON file of each part."""
     found = [name for name in tree.names() if suffix(name) == ".json"]
     instances = [name for name in found if name.rpartition("/")[2].startswith("instances_")]
+    unlabelled = [name for name in found if part_of(stem(name.rpartition("/")[2])) == UNLABELLED_PART]
+    told = [name for name in instances or found if name not in unlabelled]
     files: dict[str, str] = {}
-    for name in instances or found:
+    for name in [*told, *unlabelled]:
         last = name.rpartition("/")[2]
         # Some exports put a file of one name into the folder of each split.
         part = part_of(stem(last)) or part_of(name.rpartition("/")[0].rpartition("/")[2])
         if last.startswith(OTHERS) and part != UNLABELLED_PART:
             continue
-        if part is None and len(instances or found) == 1:
+        if part is None and len(told) == 1:
             part = "train"
         if part is None:
             continue
@@ -96,14 +99,18 @@ def _part(
 ) -> BoxPart:
     where = tree.path(file)
     names, stated, places = [], [], {}
+    listed: set[str] = set()
     for number, entry in enumerate(data["images"]):
         try:
-            name, key = str(entry["file_name"]), entry["id"]
+            name, key = str(entry["file_name"]), _id(entry["id"])
             size = (int(entry["height"]), int(entry["width"])) if entry.get("height") and entry.get("width") else None
         except (KeyError, TypeError, ValueError) as error:
             raise LimbeckError(f"{where}: image {number} has no id or file_name ({error!r}); correct it") from None
         if key in places:
             raise LimbeckError(f"{where}: two images have the id {key!r}; correct one")
+        if name in listed:
+            raise LimbeckError(f"{where}: lists {name} twice, as two images; leave one, with all its annotations")
+        listed.add(name)
         places[key] = number
         names.append(name)
         stated.append(size)
@@ -143,21 +150,29 @@ def _pictures(tree: Tree, file: str, part: str, names: Sequence[str]) -> list[st
 
 
 def _annotations(
-    data: Mapping[str, Any], where: str, names: Sequence[str], places: Mapping[Any, int], index: Mapping[int, int]
+    data: Mapping[str, Any], where: str, names: Sequence[str], places: Mapping[Any, int], index: Mapping[Any, int]
 ) -> list[Annotation | None]:
     if not isinstance(data.get("annotations"), list):
         raise LimbeckError(f"{where}: has no annotations; a split needs them, but that of unlabelled pictures")
     rows: list[list[tuple[list[float], int, bool, float]]] = [[] for _ in names]
     for number, entry in enumerate(data["annotations"]):
         try:
-            image, category, box = entry["image_id"], entry["category_id"], [float(side) for side in entry["bbox"]]
-            left, top, width, height = box
-            crowd, area = bool(entry.get("iscrowd", 0)), float(entry.get("area", width * height))
+            image, category = _id(entry["image_id"]), _id(entry["category_id"])
+            left, top, width, height = (float(side) for side in entry["bbox"])
+            crowd, area = entry.get("iscrowd", 0), entry.get("area")
         except (KeyError, TypeError, ValueError) as error:
             raise LimbeckError(
                 f"{where}: annotation {number} ({_short(entry)}) needs image_id, category_id and a bbox of four "
                 f"numbers ({error!r}); correct it"
             ) from None
+        if crowd not in (0, 1):
+            raise LimbeckError(f"{where}: annotation {number} has iscrowd {crowd!r:.40}; it is 0 or 1")
+        area = abs(width * height) if area is None else area
+        if not isinstance(area, int | float) or not 0 <= area < math.inf:
+            raise LimbeckError(
+                f"{where}: annotation {number} has the area {area!r:.40}; expected a number of square pixels, or none "
+                "for that of the box"
+            )
         if image not in places:
             raise LimbeckError(
                 f"{where}: annotation {number} is of the image {image!r}, which is not among the images; add the "
@@ -168,7 +183,7 @@ def _annotations(
                 f"{where}: annotation {number}, of {names[places[image]]}, is of the category {category!r}, which is "
                 f"not among the {len(index)} categories; add it, or correct the annotation"
             )
-        rows[places[image]].append(([left, top, left + width, top + height], index[category], crowd, area))
+        rows[places[image]].append(([left, top, left + width, top + height], index[category], bool(crowd), float(area)))
     return [
         annotation(
             f"{where}, image {name}", [row[0] for row in own], [row[1] for row in own],
@@ -176,6 +191,13 @@ def _annotations(
         )
         for name, own in zip(names, rows, strict=True)
     ]  # fmt: skip
+
+
+def _id(value: Any) -> int | str:
+    """A number or text by which one entry speaks of another."""
+    if not isinstance(value, int | str):
+        raise TypeError(f"{value!r:.40} is no id")
+    return value
 
 
 def _short(entry: Any) -> str:

@@ -39,7 +39,7 @@ class BoxView(Protocol):
     ) -> tuple[Tensor, list[Tensor]]: ...
 
 
-class _Names(tv_tensors.TVTensor):
+class _Names(tv_tensors.TVTensor):  # type: ignore[misc]
     """Which box each is, (boxes,) int64; transforms are shown it, unlike a plain tensor, and let it be."""
 
 
@@ -84,7 +84,7 @@ class PerPicture:
         return new, result
 
 
-class RandomIoUCrop(v2.RandomIoUCrop):
+class RandomIoUCrop(v2.RandomIoUCrop):  # type: ignore[misc]
     """torchvision's, whose crop is decided by the guides alone, and which leaves it to others what is gone."""
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:

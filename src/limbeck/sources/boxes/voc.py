@@ -74,7 +74,11 @@ def _listed(tree: Tree) -> dict[str, list[tuple[str, str]]]:
     """Of each part the pictures, without their suffix, and the annotations that belong to them."""
     lists = {name.rpartition("/")[2]: name for name in tree.names(LISTS) if suffix(name) == ".txt"}
     found: dict[str, list[tuple[str, str]]] = {}
-    for part, file in (("train", "train.txt"), ("validation", "val.txt"), ("test", "test.txt")):
+    whole_train = "train.txt" not in lists and "trainval.txt" in lists  # of which val.txt is a part
+    named = (("train", "trainval.txt"),) if whole_train else (("train", "train.txt"), ("validation", "val.txt"))
+    if lists.keys() & {"val.txt", "test.txt"} and named[0][1] not in lists:
+        raise LimbeckError(f"{tree.path(LISTS)}: lists no train split; add train.txt or trainval.txt")
+    for part, file in (*named, ("test", "test.txt")):
         if file in lists:
             words = (line.split() for line in decoded_text(tree.read(lists[file]), tree.path(lists[file])).splitlines())
             names = [each[0] for each in words if each]

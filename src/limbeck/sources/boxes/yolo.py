@@ -87,8 +87,11 @@ def _classes(tree: Tree, everything: list[str], path: str) -> tuple[str, ...]:
     found = [name for name in everything if name.rpartition("/")[2] == NAMES]
     if not found:
         raise LimbeckError(f"{path}: nothing names the classes; add data.yaml with `names`, or {NAMES}, a line each")
-    lines = decoded_text(tree.read(found[0]), tree.path(found[0])).splitlines()
-    return tuple(line.strip() for line in lines if line.strip())
+    lines = decoded_text(tree.read(found[0]), tree.path(found[0])).rstrip().splitlines()
+    empty = next((number for number, line in enumerate(lines, 1) if not line.strip()), None)
+    if empty is not None:
+        raise LimbeckError(f"{tree.path(found[0])}, line {empty}: is empty; each line names the class of its number")
+    return tuple(line.strip() for line in lines)
 
 
 def _read(tree: Tree, name: str) -> Annotation:
