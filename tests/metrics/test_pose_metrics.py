@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from scipy.ndimage import gaussian_filter
 
 from limbeck.checks import LimbeckError
@@ -241,10 +243,6 @@ def by_pycocotools(
         }
         for pose, score, picture in zip(poses, scores, pictures, strict=True)
     ]  # fmt: skip
-    pytest.importorskip("pycocotools")
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = data

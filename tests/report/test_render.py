@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -135,6 +137,37 @@ def test_headings_ids_and_names(run: tuple[Path, Results]) -> None:
     assert all(f'id="{address[1:]}"' in html for address in page.addresses if address.startswith("#"))
     assert html.count("<figure aria-label=") == page.tags.count("figure") == page.tags.count("svg") > 5
     assert all(re.search(r'alt="[^"]+"', image) for image in re.findall("<img[^>]*>", html))
+
+
+def test_joints_of_each_model_and_what_examples_are(run: tuple[Path, Results], tmp_path: Path) -> None:
+    """Numbers that a run wrote and nobody reads; a sentence over pairs of faces that is true of poses."""
+    folder, results = run
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    for row in results.rows:
+        details = json.loads((tmp_path / row.details).read_text(encoding="utf-8"))
+        share = {"teacher": 1.0, "alone": 0.25, "distilled": 0.5}.get(row.name.partition("@")[0], 0.0)
+        joints = [
+            {"joint": "<nose>", "annotated": 40, "pck10": share + 0.1 * (row.seed - 1) * (row.name == "alone")},
+            {"joint": "tail", "annotated": 0, "pck10": None},
+        ]
+        write_json(tmp_path / row.details, {**details, "joints": joints})
+    png = base64.b64encode(b"x" * 30).decode()
+    compared = [{"caption": "one", "panels": [{"title": "truth", "png": png}]}]
+    write_json(tmp_path / "details" / "examples.json", {"heading": "Pairs & <others>.", "compared": compared})
+    page = render(results, tmp_path)
+    section = page.partition('id="joints"')[2].partition("</table>")[0]
+    rows = re.findall(r"<tr><th scope=\"row\">(.*?)</th>(.*?)</tr>", section, re.DOTALL)
+    heads = re.findall(r"<th scope=\"col\">(.*?)</th>", section)[1:]
+    assert [name for name, _ in rows] == ["&lt;nose&gt;", "tail"]
+    values = [re.findall(r"<td>(.*?)</td>", cells) for _, cells in rows]
+    by_model = dict(zip(heads, values[0][1:], strict=True))
+    assert values[0][0] == "40"
+    assert {by_model[name] for name in by_model if "alone" in name.lower()} == {"25.0"}
+    assert sorted(by_model.values())[:2] == ["100.0", "25.0"]
+    assert set(values[1][1:]) == {"–"}
+    assert "Pairs &amp; &lt;others&gt;." in page
+    assert "differ most" not in page
+    assert 'id="joints"' not in render(results, folder)
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import zipfile
 from itertools import combinations
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -80,6 +81,8 @@ def test_made_pairs_are_balanced_and_share_no_person_between_folds() -> None:
         assert int(mine.sum()) == int((~mine).sum()) == 12
     with pytest.raises(LimbeckError, match="at least four persons"):
         made_pairs(torch.tensor([0, 0, 1, 1, 2]), ["a", "b", "c"], torch.arange(5), "faces")
+    with pytest.raises(LimbeckError, match="2 pictures are of unknown persons"):
+        made_pairs(torch.cat([labels, torch.tensor([-1, -1])]), [f"p{at}" for at in range(40)], torch.arange(122), "f")
 
 
 def test_a_pairs_file_says_who_is_tested(tmp_path: Path) -> None:
@@ -184,6 +187,41 @@ def test_splits_of_the_author_and_unknown_persons(tmp_path: Path) -> None:
     assert set(load_faces(f"folder:{root}", test=str(other)).test.classes) == {"p20", "p21", "p22", "p23"}
 
 
+def test_pairs_of_unknown_persons_are_refused(tmp_path: Path) -> None:
+    """Two pictures of nobody in particular taken for one person."""
+    root = write(tmp_path / "faces", persons=12, each=2)
+    (root / "unlabelled").mkdir()
+    for name in ("a", "b"):
+        Image.new("L", (16, 16), 90).save(root / "unlabelled" / f"{name}.png")
+    path = tmp_path / "pairs.txt"
+    lines = ["p00 1 2", "p01 1 2", "p00 1 p01 2", "p00 2 p01 1", "p02 1 2", "p03 1 2"]
+    for named, same in (("unlabelled/b", 1), ("p00/p00_0001", 0)):
+        path.write_text("\n".join([*lines, f"unlabelled/a {named} {same}"]))
+        with pytest.raises(LimbeckError, match=r"line 7: nobody knows who is in 'unlabelled/a\.png'"):
+            load_faces(f"folder:{root}", pairs=str(path), validation=0.4)
+
+
+@pytest.mark.parametrize("unknown", [None, "-1"])
+def test_a_data_set_of_unknown_persons(tmp_path: Path, unknown: str | None) -> None:
+    """Test pictures without a name counted as those of one person."""
+    persons = [f"p{at // 2}" for at in range(24)]
+    pictures = [Image.fromarray(np.full((16, 16, 3), 5 * at, np.uint8)) for at in range(24)]
+
+    def part(names: list[str | None], first: int) -> datasets.Dataset:
+        columns = {"image": pictures[first : first + len(names)], "label": names}
+        return datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+
+    train = part([*persons[:14], unknown, unknown], 0)
+    for names, said in ((persons[16:], None), ([*persons[16:22], unknown, unknown], "2 pictures of the test split")):
+        folder = tmp_path / f"set{said is None}"
+        datasets.DatasetDict({"train": train, "test": part(list(names), 16)}).save_to_disk(str(folder))
+        if said is None:
+            assert int((load_faces(f"datasets:{folder}", validation=0.5).train.labels < 0).sum()) == 2
+        else:
+            with pytest.raises(LimbeckError, match=said):
+                load_faces(f"datasets:{folder}", validation=0.5)
+
+
 def test_a_turned_and_a_broken_picture(tmp_path: Path) -> None:
     """A photo that lies on its side, and a file that ends too soon without its name in the error."""
     root = write(tmp_path)
@@ -271,6 +309,11 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         ("p00 1 2\np00 1 p01", r"line 2: expected NAME 1 4"),
         ("p00/p00_0001.png p01/p01_0001.png 1\np00 1 p01 1", "line 1: says that .* show one person"),
         ("p00 1 2\np01 1 2", "all pairs are of one kind"),
+        (
+            "2 1\np00 1 2\np00 1 p01 2\np01 1 2",
+            "says 2 folds of 1 pairs .* 4 lines, .* are 3: 1 are missing",
+        ),
+        ("1\np00 1 2\np00 1 p01 2\np01 1 2", "first line says 1 fold of 1 pairs .*, 2 lines, .* 3: 1 are too many"),
         ("", "no pairs in it"),
     ):
         path.write_text(text)

@@ -221,7 +221,9 @@ def test_joints_outside_the_picture_are_counted(tmp_path: Path, caplog: pytest.L
     """A joint beyond the edge that a heatmap cannot show, learned as one at the edge."""
     with caplog.at_level(logging.WARNING):
         data = read(tmp_path, first(keypoints=[5, 5, 2, 90, 5, 2, 10, -3, 1, 20, 20, 1]))
-    assert "2 of 24 annotated joints lie outside their pictures and count as not annotated" in caplog.text
+    said = "2 of 24 annotated joints lie outside their pictures and count as not annotated; first annotation 600 in "
+    assert said in caplog.text
+    assert "train-000.png" in caplog.text
     at = int((data.train.ids == data.train.poses.ids[0]).nonzero()[0])
     assert data.train.__getitems__([at])["keypoints"][0, :, 2].tolist() == [1, 0, 0, 1]
 
@@ -270,12 +272,65 @@ def test_boxes_and_areas_that_are_missing(tmp_path: Path) -> None:
         (lambda content: content["images"][0].update(width=99), r"train-000.png: is 72×60 pixels, and its annotation"),
         (lambda content: content["categories"][0].pop("keypoints"), "no category has `keypoints`"),
         (lambda content: content.pop("images"), "not a COCO keypoints file: no list 'images'"),
+        (lambda content: content["images"][0].update(width="x"), r"picture 1 \(train-000.png\): expected width and"),
+        (lambda content: content["images"][0].update(height=0), r"picture 1 \(train-000.png\): expected width and"),
+        (lambda content: content["categories"][0].update(skeleton=[["a", "b"]]), r"train.json: category person: expec"),
+        (lambda content: content["categories"][0].update(keypoints=3), r"train.json: category person: expected keyp"),
+        (
+            lambda content: content["annotations"].insert(1, 7),
+            r"annotations\[1\]: expected an object, got 7",
+        ),
+        (lambda content: content["images"].append("a"), r"train.json: images\[6\]: expected an object, got 'a'"),
+        (first(area=0), r"annotation 600 in .*train-000.png .* has an area that is not above 0"),
+        (
+            lambda content: content["images"].append({**content["images"][1], "file_name": "other.png"}),
+            r"the picture id 2 is there twice",
+        ),
+        (lambda content: content["images"][1].update(file_name="train-000.png"), "the file 'train-000.png' is there"),
+        (lambda content: content["annotations"][1].update(id=600), "the annotation id 600 is there twice"),
+        (lambda content: content["annotations"][1].pop("id"), "the annotation id None is no number"),
     ],
 )
 def test_a_broken_annotation_is_named(tmp_path: Path, change: Any, message: str) -> None:
     """A KeyError, or joints of another picture."""
     with pytest.raises(LimbeckError, match=message):
         read(tmp_path, change)
+
+
+def test_a_picture_without_a_size_is_looked_into(tmp_path: Path) -> None:
+    """One such picture, for which all others are no longer compared with what their annotations say."""
+
+    def change(content: dict[str, Any]) -> None:
+        content["images"][0].pop("width")
+        content["images"][-1]["height"] = None
+
+    assert read(tmp_path, change).train.poses.sizes.tolist() == [[72, 60]] * 6
+
+    def wrong(content: dict[str, Any]) -> None:
+        change(content)
+        content["images"][1]["width"] = 99
+
+    with pytest.raises(LimbeckError, match=r"train-001.png: is 72×60 pixels, and its annotation is of 99×60"):
+        read(tmp_path, wrong)
+
+
+def test_a_picture_of_two_splits_is_named(tmp_path: Path) -> None:
+    """A test on what was trained on, as the annotation has another number; a picture of the same name refused."""
+    write_people(tmp_path, {"train": 6, "val": 2, "test": 3})
+    path = tmp_path / "annotations" / "person_keypoints_test.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    (tmp_path / "test" / "test-001.png").rename(tmp_path / "test" / "val-001.png")
+    content["images"][1]["file_name"] = "val-001.png"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert len(load_poses(f"coco-keypoints:{tmp_path}", PLAIN).test) == 3
+    (tmp_path / "test" / "val-001.png").write_bytes((tmp_path / "val" / "val-001.png").read_bytes())
+    with pytest.raises(LimbeckError, match=r"val-001.png is in validation and in test|in test and in validation"):
+        load_poses(f"coco-keypoints:{tmp_path}", PLAIN)
+    Image.new("RGB", (72, 60)).save(tmp_path / "test" / "val-001.png")
+    content["annotations"][1]["id"] = 401
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(LimbeckError, match="have one file name and one annotation's id"):
+        load_poses(f"coco-keypoints:{tmp_path}", PLAIN)
 
 
 def test_a_picture_without_an_annotation_is_no_sample(tmp_path: Path) -> None:
@@ -352,6 +407,7 @@ def test_one_channel(folder: Path) -> None:
         ({"skeleton": {"pairs": [["nose", "hand"]]}}, "no joint 'hand'"),
         ({"skeleton": {"sigmas": [0.1, 0.2]}}, "expected a sigma above 0 for each of the 4 joints"),
         ({"skeleton": {"bones": []}}, "unknown key 'bones'"),
+        ({"skeleton": {"joints": ["a", "b", "c", "d"]}}, r"data\.skeleton\.joints: the data names its joints itself"),
         ({"normaliser": "head"}, "expected `box`, `joints` or two joints, got 'head'"),
         ({"normaliser": ("nose", "tale")}, "no joint 'tale'; did you mean 'tail'"),
         ({"padding": 0.1}, r"data\.padding: expected a number from 0\.5"),
@@ -381,6 +437,15 @@ def test_left_and_right_by_name() -> None:
     assert skeleton_of(["snout", "leftear", "rightear", "tailbase"]).mirrored == (0, 2, 1, 3)
     assert skeleton_of(["r_ankle", "L_ankle", "elbow", "tail"]).pairs == ((0, 1),)
     assert skeleton_of(["Front Left Paw", "Front Right Paw"]).pairs == ((0, 1),)
+    for left, right in (("LShoulder", "RShoulder"), ("lshoulder", "rshoulder"), ("LSHOULDER", "RSHOULDER"),
+                        ("shoulderL", "shoulderR"), ("L_Shoulder", "R_Shoulder")):  # fmt: skip
+        one = skeleton_of(["nose", right, left])
+        assert (one.pairs, one.sigmas) == (((1, 2),), (0.026, 0.079, 0.079))
+    names = ["Nose", "LEye", "REye", "LAnkle", "RAnkle", "frontLPaw", "frontRPaw", "tailL", "tailR"]
+    assert skeleton_of(names).pairs == ((1, 2), (3, 4), (5, 6), (7, 8))
+    # No side: the other does not exist, or the letter is of the word.
+    for alone in (["lip", "nose"], ["LEye", "nose"], ["Lip", "Nose", "rear"], ["COR", "COL"], ["tail", "tair"]):
+        assert skeleton_of(alone).pairs == ()
     assert skeleton_of(["a", "b"]).sigmas == (0.1, 0.1)
     with pytest.raises(LimbeckError, match="'b' is in two left-right pairs"):
         Skeleton(("a", "b", "c"), pairs=((0, 1), (1, 2)))
@@ -427,6 +492,30 @@ def test_hugging_face_data(tmp_path: Path) -> None:
             )
     with pytest.raises(LimbeckError, match="no column of keypoints"):
         load_poses(f"datasets:{tmp_path / 'single'}", PLAIN, keypoints_column="joint")
+    assert load_poses(f"datasets:{tmp_path / 'single'}", PLAIN).classes[3] == "joint_3"
+    said: dict[str, Any] = {"joints": list(JOINTS), "edges": [["nose", "tail"]]}
+    named = load_poses(f"datasets:{tmp_path / 'single'}", PLAIN, skeleton=said)
+    assert named.skeleton == Skeleton(JOINTS, ((0, 3),), ((1, 2),))
+    with pytest.raises(LimbeckError, match="expected the names of the 4 joints, in order"):
+        load_poses(f"datasets:{tmp_path / 'single'}", PLAIN, skeleton={"joints": ["nose"]})
+
+
+@pytest.mark.parametrize(
+    ("keypoints", "message"),
+    [
+        ([[30.0], [10.0], [8.0]], r"train row 0, column 'keypoints': expected \(joints, 2 or 3\) a pose"),
+        ([30.0, 10.0, 8.0, 30.0, 60.0, 30.0], "visible a joint the third must be 0, 1 or 2, got 8; where there are x"),
+        ([[30.0, 10.0, 8.0, 30.0, 60.0, 30.0]], "visible a joint the third must be 0, 1 or 2, got 8"),
+        ([30.0, 10.0, 8.0, 30.0], "4 numbers are not x, y, visible a joint"),
+    ],
+)
+def test_keypoints_of_another_form_are_named(tmp_path: Path, keypoints: list[Any], message: str) -> None:
+    """Six numbers of three joints read as two joints, the third of which is a place; an IndexError."""
+    image = Image.new("RGB", (72, 60))
+    data = datasets.Dataset.from_dict({"image": [image] * 4, "keypoints": [keypoints] * 4})
+    data.cast_column("image", datasets.Image()).save_to_disk(str(tmp_path / "odd"))
+    with pytest.raises(LimbeckError, match=message):
+        load_poses(f"datasets:{tmp_path / 'odd'}", PLAIN)
 
 
 def test_what_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

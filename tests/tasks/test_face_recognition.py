@@ -18,7 +18,7 @@ from tests.sources.test_faces import write
 from limbeck.checks import LimbeckError
 from limbeck.doctor import examine
 from limbeck.losses import ArcFace, ClassCentres, EmbeddingCosine
-from limbeck.metrics.gallery import FILE, Alignment
+from limbeck.metrics.gallery import FILE, Alignment, fit_alignment
 from limbeck.models import ModelSpec, build, load, read_card
 from limbeck.recipe import Recipe, read_recipe
 from limbeck.results import Results
@@ -91,6 +91,7 @@ def test_from_folders_to_report_and_artifact(finished: Path) -> None:
     report = (finished / "report.html").read_text(encoding="utf-8")
     assert "True accepts against false accepts" in report
     assert "TAR at FAR 1e-2" in report
+    assert "on which student and teacher differ most" not in report
     student = load(finished / "student")
     assert student(torch.zeros(2, 3, 16, 16))["embedding"].shape == (2, 8)
     card = read_card(finished / "student")
@@ -132,6 +133,31 @@ def test_flipped_pairs_are_shown_side_by_side(faces: Path) -> None:
             assert (frames["distilled"] == frames["teacher"]) == (said["distilled"] == said["truth"])
             inside = {title: picture.crop((4, 4, 232, 116)).tobytes() for title, picture in pictures.items()}
             assert len({pixels[: 3 * 112] for pixels in inside.values()}) == 1
+
+
+def test_flipped_pairs_come_by_how_far_apart_they_are(faces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pairs that are nearest to both thresholds, which say least."""
+    test = load_faces(f"folder:{faces}", validation=0.3).test
+    generator = torch.Generator().manual_seed(0)
+    teacher, alone, distilled = (
+        Recognised(test, torch.randn(len(test), 12, generator=generator)) for _ in ("teacher", "alone", "distilled")
+    )
+    monkeypatch.setattr("limbeck.tasks.face_pairs._compared", lambda _split, _models, pair, gained: (pair, gained))
+    for other in (alone, None):
+        said = flipped(test, distilled, teacher, other)
+        assert f"otherwise than the {'student alone' if other else 'teacher'}" in said["heading"]
+        one, two = distilled.verified, (other or teacher).verified
+        gaps = {
+            pair: abs((one.scores[pair] - one.thresholds[pair]) - (two.scores[pair] - two.thresholds[pair]))
+            for pair in range(len(one.scores))
+            if one.accepted[pair] != two.accepted[pair]
+        }
+        expected = []
+        for gained in (True, False):
+            kind = [pair for pair in gaps if bool(one.accepted[pair] == one.same[pair]) == gained]
+            expected += [(pair, gained) for pair in sorted(kind, key=lambda pair: -gaps[pair])[:4]]
+        assert len(gaps) > len(expected) >= 5
+        assert said["compared"] == expected
 
 
 def test_a_run_that_was_stopped_goes_on(finished: Path, faces: Path, tmp_path: Path) -> None:
@@ -195,9 +221,53 @@ def test_the_gallery_is_searched_as_it_is_where_that_works(finished: Path, faces
     assert turned.metrics() == pytest.approx(teacher.metrics())
 
 
-def test_terms_are_fitted_to_data_and_teacher(finished: Path, faces: Path, tmp_path: Path) -> None:
-    """Class centres of hidden persons, in another order than the labels, or of pictures that nobody labelled."""
-    settings = recipe(tmp_path, faces).data
+def test_the_teachers_gallery_is_searched_with_the_students_queries(faces: Path) -> None:
+    """A gallery of the student's own embeddings, which is no longer the old one; queries of the teacher's."""
+    test = load_faces(f"folder:{faces}", validation=0.3).test
+    assert test.pairs is not None
+    generator = torch.Generator().manual_seed(0)
+    persons = torch.randn(len(test.classes), 12, generator=generator)
+
+    def noisy(clean: torch.Tensor, by: float) -> torch.Tensor:
+        return clean + by * torch.randn(clean.shape, generator=generator)
+
+    theirs = noisy(persons[test.labels], 0.9)
+    training = torch.randn(60, 12, generator=generator)
+    taught = Recognised(test, theirs, training)
+    turn = torch.linalg.qr(torch.randn(12, 12, generator=generator)).Q
+    mine = noisy(theirs, 1.3)
+    for student, mapped in (
+        (Recognised(test, mine, noisy(training, 0.3)), False),
+        (Recognised(test, mine @ turn, noisy(training, 0.3) @ turn), True),
+    ):
+        queries = student.embeddings
+        if mapped:
+            assert student.training is not None
+            queries = fit_alignment(student.training, training)(queries)
+        found = student.fidelity(taught)
+        assert found["gallery_map"] == float(mapped)
+        unit_queries, gallery = (torch.nn.functional.normalize(each.double(), dim=1) for each in (queries, theirs))
+        first = {int(who): at for at, who in reversed(list(enumerate(test.labels.tolist())))}
+        asked = [at for at in range(len(test)) if at not in first.values()]
+        right = [
+            int(test.labels[at]) == max(first, key=lambda who, at=at: float(unit_queries[at] @ gallery[first[who]]))
+            for at in asked
+        ]
+        assert found["gallery_rank1"] == pytest.approx(sum(right) / len(right))
+        scores = (unit_queries[test.pairs.first] * gallery[test.pairs.second]).sum(1).numpy()
+        same = test.pairs.same.numpy()
+        accepted = [(scores[same] >= at).mean() for at in scores if (scores[~same] >= at).mean() <= 0.01]
+        assert found["gallery_tar_far2"] == pytest.approx(max(accepted, default=0.0))
+        # Else the test could not tell one from the other.
+        own = student.metrics()
+        assert found["gallery_rank1"] != pytest.approx(own["rank1"])
+        assert found["gallery_tar_far2"] != pytest.approx(own["tar_far2"])
+
+
+def test_terms_are_fitted_to_data_and_teacher(finished: Path, tmp_path: Path) -> None:
+    """Class centres of hidden persons, in another order than the labels, of pictures that nobody labelled, or of more
+    pictures of a person than ten."""
+    settings = recipe(tmp_path, write(tmp_path / "many", persons=14, each=12)).data
     assert isinstance(settings, FaceSettings)
     data = FACE_RECOGNITION.load(settings, Opening())
     split = FACE_RECOGNITION.training(settings, data, 0, None)
@@ -211,7 +281,9 @@ def test_terms_are_fitted_to_data_and_teacher(finished: Path, faces: Path, tmp_p
     with torch.no_grad():
         embeddings = model(data.train.__getitems__(range(len(data.train)))["inputs"])["embedding"]
     for at, person in enumerate(split.classes):
-        own = data.train.labels == data.train.classes.index(person)
+        everything = (data.train.labels == data.train.classes.index(person)).nonzero()[:, 0]
+        own = everything[:10]
+        assert len(everything) == 12
         mean = torch.nn.functional.normalize(embeddings[own], dim=1).mean(0)
         mean = mean / mean.norm()
         torch.testing.assert_close(fitted[1].loss.head.W[:, at], mean, rtol=1e-3, atol=1e-4)

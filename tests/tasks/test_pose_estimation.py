@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import colorsys
+import io
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from tests.sources.drawn_people import write_people
 
 from limbeck.checks import LimbeckError
 from limbeck.losses.heatmaps import gaussian_heatmaps
+from limbeck.metrics import decode_heatmaps
 from limbeck.models import ModelSpec, Shape, build, load, read_card
 from limbeck.recipe import Recipe, read_recipe
 from limbeck.run import run
@@ -22,6 +28,7 @@ from limbeck.sources.poses import PoseData, PoseSet
 from limbeck.stores import inspect_store, label_recipe
 from limbeck.students import build_student, distiller_of
 from limbeck.tasks import POSE_ESTIMATION
+from limbeck.tasks.drawn_poses import compared_poses
 from limbeck.tasks.pose_estimation import CornersAligned, PoseSettings
 from limbeck.tasks.posed import Posed, predict
 from limbeck.teachers import Live, Stored
@@ -72,7 +79,9 @@ def test_from_pictures_to_report_and_artifact(people: Path, tmp_path: Path) -> N
     assert [panel["title"] for panel in shown[0]["panels"]] == ["truth", "teacher", "alone", "distilled"]
     assert shown[0]["panels"][0]["png"] != shown[0]["panels"][1]["png"]
     report = (folder / "report.html").read_text(encoding="utf-8")
-    assert "PCK@0.1" in report
+    assert "PCK@0.1 by joint" in report
+    assert '<tr><th scope="row">left_hand</th><td>10</td>' in report
+    assert "Test samples on which student and teacher differ most" in report
     assert shown[0]["panels"][0]["png"] in report
     card = read_card(folder / "student")
     assert card.classes == ("nose", "left_hand", "right_hand", "tail")
@@ -160,6 +169,103 @@ def test_a_few_steps_learn(people: Path, tmp_path: Path) -> None:
     found = POSE_ESTIMATION.predict(trained.module, data.test, label="test", settings=wanted.data)
     assert found.metrics()["pck10"] > 0.8
     assert found.metrics()["joint_error"] < 1.5  # pixels; a cell has five
+
+
+class Lopsided(torch.nn.Module):
+    """Heatmaps that a mirrored picture does not mirror."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        weight = torch.randn(4, 3, 7, 7, generator=torch.Generator().manual_seed(0))
+        self.weight = torch.nn.Parameter(weight)
+
+    def forward(self, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"heatmaps": torch.nn.functional.conv2d(inputs, self.weight, stride=4, padding=3)}
+
+
+def test_the_flip_test_is_the_mean_of_both(people: Path, tmp_path: Path) -> None:
+    """A flip test that is asked for and not made, turns no map back, or leaves left on the right."""
+    data: PoseData = open_data(recipe(people, tmp_path), quiet)  # type: ignore[assignment]
+    model = Lopsided()
+    found = {
+        flips: POSE_ESTIMATION.predict(
+            model, data.test, label="test", settings=PoseSettings(source="", flip_test=flips, decoding="quarter")
+        )
+        for flips in (False, True)
+    }
+    inputs = data.test.__getitems__(range(len(data.test)))["inputs"]
+    with torch.no_grad():
+        plain, mirrored = model(inputs)["heatmaps"], model(inputs.flip(-1))["heatmaps"]
+    both = torch.stack([plain, mirrored[:, [0, 2, 1, 3]].flip(-1)]).mean(0)
+    for flips, maps in ((False, plain), (True, both)):
+        inside, sure = decode_heatmaps(maps, (48, 64), decoding="quarter")
+        np.testing.assert_allclose(found[flips].joints, data.test.in_pictures(inside.numpy()), atol=1e-4)
+        np.testing.assert_allclose(found[flips].confidence, sure.numpy(), rtol=1e-5)
+    assert np.abs(found[True].joints - found[False].joints).max() > 5
+
+
+def test_a_model_that_diverged_is_not_measured(people: Path, tmp_path: Path) -> None:
+    """NaN read off as the first cell, a joint like any other."""
+    data: PoseData = open_data(recipe(people, tmp_path), quiet)  # type: ignore[assignment]
+    for bad in (float("nan"), float("inf"), float("-inf")):
+        for names in (("heatmaps",), ("simcc_x", "simcc_y")):
+
+            class Diverged(torch.nn.Module):
+                def forward(self, inputs: torch.Tensor, bad: float = bad, names: Any = names) -> Any:
+                    shape = (len(inputs), 4, 12, 16) if len(names) == 1 else (len(inputs), 4, 64)
+                    signal = {name: torch.zeros(shape) for name in names}
+                    signal[names[0]][-1, 2] = bad
+                    return signal
+
+            with pytest.raises(LimbeckError, match="keypoints are NaN or infinite; training diverged"):
+                POSE_ESTIMATION.predict(Diverged(), data.test, label="test")
+
+
+def test_the_poses_that_differ_most_are_drawn_where_they_are(people: Path, tmp_path: Path) -> None:
+    """Those that differ least, or joints at the places of the whole picture in a part of it."""
+    data: PoseData = open_data(recipe(people, tmp_path), quiet)  # type: ignore[assignment]
+    test = data.test
+    truth = test.references()["joints"][: len(test), :, :2]
+    apart = 1.0 + np.random.default_rng(0).permutation(len(test))
+    sure = np.ones(truth.shape[:2])
+    teacher = Posed(truth, sure, test)
+    student = Posed(truth + apart[:, None, None] * [0.0, 0.5], sure, test)
+    shown = compared_poses(test, teacher, {"distilled": student})
+    order = np.argsort(-apart)[:8].tolist()
+    assert [each["caption"] for each in shown] == [
+        f"{Path(test.picture(at)).name}: student and teacher are {apart[at]:.0f} % of the size apart" for at in order
+    ]
+    for each, at in zip(shown, order, strict=True):
+        panels = {panel["title"]: Image.open(io.BytesIO(base64.b64decode(panel["png"]))) for panel in each["panels"]}
+        place = test.shown(at, 256)[1]
+        for title, joints in (("truth", truth), ("teacher", truth), ("distilled", student.joints)):
+            for joint, (x, y) in enumerate(place.to_crop(joints[at][None])[0].round().astype(int).tolist()):
+                colour = tuple(round(255 * value) for value in colorsys.hsv_to_rgb(joint / 4, 0.85, 0.95))
+                assert panels[title].convert("RGB").getpixel((x, y)) == colour
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"augment": "pose-flip"}, {"augment": {"flip": 0.5}}, {"flip_test": True}],
+    ids=["named", "bounds", "flip test"],
+)
+def test_mirrored_pictures_need_to_know_left_and_right(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """A flip that averages a left hand with a right one, without a word."""
+
+    def rename(content: dict[str, Any]) -> None:
+        content["categories"][0]["keypoints"] = ["nose", "hand 1", "hand 2", "tail"]
+
+    people = write_people(tmp_path / "people", {"train": 8, "val": 2, "test": 2}, change=rename)
+    with pytest.raises(LimbeckError, match=r"no left-right pairs are known of nose, hand 1, .*data\.skeleton\.pairs"):
+        open_data(recipe(people, tmp_path, data={**changes, "labelled": "all"}), quiet)
+    for pairs in ([], [["hand 1", "hand 2"]]):
+        said = {**changes, "labelled": "all", "skeleton": {"pairs": pairs}}
+        data: PoseData = open_data(recipe(people, tmp_path, data=said), quiet)  # type: ignore[assignment]
+        assert len(data.skeleton.pairs) == len(pairs)
+    plain = recipe(people, tmp_path, data={"labelled": "all"})
+    data = open_data(plain, quiet)  # type: ignore[assignment]
+    with pytest.raises(LimbeckError, match=r"teacher\.augment: pictures are mirrored, and no left-right pairs"):
+        POSE_ESTIMATION.teaching(plain.data, data, "pose-flip")
 
 
 def test_what_is_drawn_from_the_truth_is_perfect(people: Path, tmp_path: Path) -> None:

@@ -53,6 +53,15 @@ class Roc(BaseModel):
     tar: list[float]
 
 
+class Joint(BaseModel):
+    """A joint, in how many poses it is annotated, and the share of these in which it is found within a tenth of the
+    pose's size; None where it never is annotated."""
+
+    joint: str
+    annotated: int
+    pck10: float | None
+
+
 class Details(BaseModel):
     """What a row's details file may hold; each part may be missing."""
 
@@ -62,6 +71,7 @@ class Details(BaseModel):
     pr_curves: Curves | None = None
     reliability: Reliability | None = None
     roc: Roc | None = None
+    joints: list[Joint] = []
     history: list[dict[str, float | None]] = []
 
     @model_validator(mode="after")
@@ -105,8 +115,10 @@ class Compared(BaseModel):
 
 
 class Examples(BaseModel):
-    """What the student lost against the teacher, kept and won; or where the two differ most, also side by side."""
+    """What the student lost against the teacher, kept and won; or where the two differ most, also side by side, under a
+    `heading` that says what these are."""
 
+    heading: str = "Test samples on which student and teacher differ most, with the truth and what each model found."
     compared: list[Compared] = []
     differing: list[Example] = []
     lost: list[Example] = []

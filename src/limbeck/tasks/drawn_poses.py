@@ -6,6 +6,7 @@ import base64
 import colorsys
 import io
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,8 @@ def compared_poses(split: PoseSet, teacher: Posed, others: Mapping[str, Posed]) 
             {"title": title, "png": drawn(pixels, place.to_crop(joints[None])[0], seen, split), "text": text}
             for title, joints, seen, text in drawings
         ]
-        caption = f"{split.picture(index)}: student and teacher are {100 * apart[index]:.0f} % of the size apart"
+        name = Path(split.picture(index)).name
+        caption = f"{name}: student and teacher are {100 * apart[index]:.0f} % of the size apart"
         shown.append({"caption": caption, "panels": panels})
     return shown
 

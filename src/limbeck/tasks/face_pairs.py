@@ -35,7 +35,12 @@ def flipped(split: FaceSet, distilled: Recognised, teacher: Recognised, alone: R
     for mask in (apart & gained, apart & ~gained):
         at = np.flatnonzero(mask)
         found += at[np.argsort(-gap[at], kind="stable")][: SHOWN // 2].tolist()
-    return {"compared": [_compared(split, known, pair, bool(gained[pair])) for pair in found]}
+    heading = (
+        f"Test pairs that the distilled student decides otherwise than the {'student alone' if alone else 'teacher'}, "
+        "with the truth and how each model decides; gained and lost, each with scores that lie far apart beside their "
+        "thresholds."
+    )
+    return {"heading": heading, "compared": [_compared(split, known, pair, bool(gained[pair])) for pair in found]}
 
 
 def _compared(split: FaceSet, models: dict[str, Recognised], pair: int, gained: bool) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from limbeck.metrics.decoding import Decoding
 from limbeck.models import Shape, forward_of
 from limbeck.models.forward import unwrapped
 from limbeck.models.poses import is_vitpose
-from limbeck.sources.poses import PoseData, PoseSet, load_poses, pose_view
+from limbeck.sources.poses import PoseData, PoseSet, PoseView, load_poses, pose_view
 from limbeck.sources.splits import kept_mask
 from limbeck.store import LabelStore
 from limbeck.tasks.drawn_poses import compared_poses
@@ -119,7 +119,7 @@ def _preprocessing(settings: PoseSettings) -> Preprocessing:
 
 
 def _load(settings: PoseSettings, _opening: Opening) -> PoseData:
-    return load_poses(
+    data = load_poses(
         settings.source,
         _preprocessing(settings),
         validation=settings.validation,
@@ -132,6 +132,26 @@ def _load(settings: PoseSettings, _opening: Opening) -> PoseData:
         skeleton=settings.skeleton,
         normaliser=settings.normaliser,
     )
+    if settings.flip_test:
+        _sides_known(settings, data, "data.flip_test")
+    _view(settings, data, settings.augment, "data.augment")
+    return data
+
+
+def _sides_known(settings: PoseSettings, data: PoseData, where: str) -> None:
+    """Raises LimbeckError where pictures are to be mirrored, and nobody says which joints change their names."""
+    if not data.skeleton.pairs and "pairs" not in (settings.skeleton or {}):
+        raise LimbeckError(
+            f"{where}: pictures are mirrored, and no left-right pairs are known of {', '.join(data.classes)}; give "
+            "data.skeleton.pairs (an empty list if there are none)"
+        )
+
+
+def _view(settings: PoseSettings, data: PoseData, augment: Any, where: str) -> PoseView | None:
+    view = pose_view(augment, where)
+    if view is not None and view.flip > 0:
+        _sides_known(settings, data, where)
+    return view
 
 
 def _training(settings: PoseSettings, data: PoseData, seed: int, store: LabelStore | None) -> PoseSet:
@@ -141,17 +161,17 @@ def _training(settings: PoseSettings, data: PoseData, seed: int, store: LabelSto
     if settings.labelled != "all":
         known = (split.labels != UNLABELLED).numpy()
         split = split.with_labels(kept_mask(known, split.ids.numpy(), settings.labelled))
-    view = pose_view(settings.augment, "data.augment")
+    view = _view(settings, data, settings.augment, "data.augment")
     return split.with_view(view, seed) if store is None else in_labelled_views(split, view, store)
 
 
 def _teaching(settings: PoseSettings, data: PoseData, augment: Any) -> PoseSet:
-    view = pose_view(settings.augment if augment is None else augment, "teacher.augment")
+    view = _view(settings, data, settings.augment if augment is None else augment, "teacher.augment")
     return data.train.with_view(view, seed=0)
 
 
 def _labelled(settings: PoseSettings, data: PoseData, views: int) -> list[PoseSet]:
-    view = pose_view(settings.augment, "data.augment")
+    view = _view(settings, data, settings.augment, "data.augment")
     return [data.train.with_view(view, 0, count=None if view is None else views), data.test]
 
 

@@ -144,10 +144,21 @@ def predict(read: Any, split: PoseSet, *, label: str, workers: int = 0, reading:
                     f"{label}: the model finds {found.shape[1]} joints, the data has {len(split.skeleton)}; use it "
                     "with data of its own skeleton"
                 )
+            if not sound(signal) or not bool(confidence.isfinite().all()):
+                raise LimbeckError(
+                    f"{label}: the model's keypoints are NaN or infinite; training diverged: lower the learning rate, "
+                    "or train in float32 or bfloat16"
+                )
             joints.append(found.cpu())
             sure.append(confidence.cpu())
     inside = torch.cat(joints).numpy().astype(np.float64)
     return Posed(split.in_pictures(inside), torch.cat(sure).numpy().astype(np.float64), split)
+
+
+def sound(signal: Any) -> bool:
+    """Whether keypoints are numbers; that of a bin without any probability may be −∞."""
+    given = [signal[name] for name in (HEATMAPS, *SIMCC) if name in signal]
+    return all(bool((tensor < torch.inf).all()) for tensor in given)
 
 
 def ask_for_keypoints(teacher: Teacher) -> None:

@@ -66,6 +66,8 @@ def load_faces(
         listed = read_pairs(Path(pairs).expanduser(), whole.paths)
     elif found.pairs is not None:
         listed = parse_pairs(*found.pairs, whole.paths)
+    if listed is not None:
+        _of_somebody(listed[0], whole)
     if "test" not in parts:
         parts["test"], train = _cut(train, _tested(train, listed))
     if "validation" not in parts:
@@ -96,6 +98,18 @@ def _read(source: str, test: str | None, image_column: str | None, label_column:
     if kind == "datasets" and rest:
         return read_datasets(rest, image_column, label_column)
     raise LimbeckError(f"data {source!r} is not known as faces{nearest(source, KINDS)}")
+
+
+def _of_somebody(lines: Sequence[Line], part: FacePart) -> None:
+    """Raises LimbeckError where a line names a picture of a person who is not known."""
+    person = dict(zip(part.paths, part.persons, strict=True))
+    for line in lines:
+        for name in (line.first, line.second):
+            if person[name] == NOBODY:
+                raise LimbeckError(
+                    f"{line.where}: nobody knows who is in {name!r}; put it into a folder of the person's, or take out "
+                    "the line"
+                )
 
 
 def _tested(train: FacePart, listed: tuple[list[Line], NDArray[np.int64]] | None) -> Mask:

@@ -81,13 +81,14 @@ def parse_pairs(text: str, where: str, pictures: Sequence[str]) -> tuple[list[Li
         pictures: relative paths of the pictures that there are.
 
     Raises:
-        LimbeckError: naming the line that is no pair, or names a picture that there is not.
+        LimbeckError: naming the line that is no pair, or names a picture that there is not; or there are not as many
+            lines as the first says.
     """
     known = {each: each for each in pictures} | {each.rpartition(".")[0]: each for each in pictures}
     rows = [(at, line.strip()) for at, line in enumerate(text.splitlines(), 1) if line.strip()]
-    each_kind = 0
+    head: list[int] | None = None
     if rows and all(part.isdecimal() for part in rows[0][1].split()) and len(rows[0][1].split()) <= 2:
-        each_kind = int(rows[0][1].split()[-1])
+        head = [1, *map(int, rows[0][1].split())][-2:]
         rows = rows[1:]
     lines = [_line(row, f"{where}: line {at}", known) for at, row in rows]
     if not lines:
@@ -95,9 +96,18 @@ def parse_pairs(text: str, where: str, pictures: Sequence[str]) -> tuple[list[Li
     same = np.array([line.same for line in lines])
     if same.all() or not same.any():
         raise LimbeckError(f"{where}: all pairs are of one kind; verification needs pairs of one person and of two")
-    if each_kind and len(lines) > 2 * each_kind:
-        return lines, np.arange(len(lines)) // (2 * each_kind)
-    return lines, ten_folds(same)
+    if head is None:
+        return lines, ten_folds(same)
+    count, each_kind = head
+    wanted = count * 2 * each_kind
+    if len(lines) != wanted:
+        apart = f"{wanted - len(lines)} are missing" if len(lines) < wanted else f"{len(lines) - wanted} are too many"
+        raise LimbeckError(
+            f"{where}: its first line says {count} {'fold' if count == 1 else 'folds'} of {each_kind} pairs of one "
+            f"person and {each_kind} of two, {wanted} lines, and there are {len(lines)}: {apart}; correct the first "
+            "line, or restore the file"
+        )
+    return lines, ten_folds(same) if count == 1 else np.arange(len(lines)) // (2 * each_kind)
 
 
 def _line(row: str, where: str, known: Mapping[str, str]) -> Line:
@@ -146,9 +156,14 @@ def made_pairs(labels: Tensor, identities: Sequence[str], ids: Tensor, where: st
         ids: (n,) int64.
 
     Raises:
-        LimbeckError: there are not four persons, two of them with two pictures or more.
+        LimbeckError: there are not four persons, two of them with two pictures or more, or one is not known.
     """
     owners, own_ids = labels.numpy(), ids.numpy()
+    if (owners < 0).any():
+        raise LimbeckError(
+            f"{where}: {int((owners < 0).sum())} pictures are of unknown persons, of whom nobody can say whether they "
+            "are one; name them, or take them out"
+        )
     present, counts = np.unique(owners, return_counts=True)
     folds = min(FOLDS, len(present) // 2)
     if folds < 2 or int((counts > 1).sum()) < 2:

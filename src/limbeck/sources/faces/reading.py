@@ -160,6 +160,11 @@ def read_datasets(name: str, image_column: str | None, label_column: str | None)
         values = [kind.int2str(value) if isinstance(kind, datasets.ClassLabel) and value is not None and value >= 0
                   else value for value in data[label]]  # fmt: skip
         persons = tuple(NOBODY if value in (None, UNLABELLED, str(UNLABELLED)) else str(value) for value in values)
+        if part != "train" and NOBODY in persons:
+            raise LimbeckError(
+                f"{where}: {persons.count(NOBODY)} pictures of the {part} split are of unknown persons, and only "
+                f"training pictures may be; name them in {label!r}, or take them out"
+            )
         encoded = hub.ArrowColumn(
             data.select_columns([image]).cast_column(image, datasets.Image(decode=False)), image, where
         )

@@ -56,12 +56,14 @@ class Poses:
 
 def sizes_of(images: Encoded) -> Integers:
     """Width and height of every picture as it is displayed, (pictures, 2), from the headers."""
-    found = np.zeros((len(images), 2), np.int64)
-    for row in range(len(images)):
-        with opened(images, row) as image:
-            turned = image.getexif().get(ORIENTATION) in TURNED
-            found[row] = image.size[::-1] if turned else image.size
-    return found
+    return np.array([size_of(images, row) for row in range(len(images))], np.int64).reshape(-1, 2)
+
+
+def size_of(images: Encoded, row: int) -> tuple[int, int]:
+    """Width and height of a picture as it is displayed."""
+    with opened(images, row) as image:
+        width, height = image.size
+        return (height, width) if image.getexif().get(ORIENTATION) in TURNED else (width, height)
 
 
 def extents(joints: Floats) -> Floats:
@@ -77,8 +79,8 @@ def checked(poses: Poses, names: Sequence[str], where: str) -> Poses:
     """The poses with joints outside their picture taken for not annotated, which is said in a warning.
 
     Raises:
-        LimbeckError: there is none, a number is not finite, or a box is empty or outside its picture; `names` (poses,)
-            say which.
+        LimbeckError: there is none, a number is not finite, an area is not above 0, or a box is empty or outside its
+            picture; `names` (poses,) say which.
     """
     if not (~poses.ignored).any():
         raise LimbeckError(f"{where}: no pose with an annotated joint; annotate some")
@@ -90,7 +92,10 @@ def checked(poses: Poses, names: Sequence[str], where: str) -> Poses:
     left, top, right, bottom = poses.boxes.T
     empty = (right <= left) | (bottom <= top)
     outside = (right <= 0) | (bottom <= 0) | (left >= sizes[:, 0]) | (top >= sizes[:, 1])
-    for what, wrong in (("not finite numbers", ~finite), ("an empty box", empty), ("a box outside of it", outside)):
+    for what, wrong in (
+        ("not finite numbers", ~finite), ("an empty box", empty), ("a box outside of it", outside),
+        ("an area that is not above 0", poses.areas <= 0),
+    ):  # fmt: skip
         if (wrong & ~poses.ignored).any():
             at = int(np.flatnonzero(wrong & ~poses.ignored)[0])
             picture = poses.images.name(int(poses.rows[at]))
@@ -102,9 +107,11 @@ def checked(poses: Poses, names: Sequence[str], where: str) -> Poses:
     beyond = ((xy < -0.5) | (xy > sizes[:, None] - 0.5)).any(-1) & (joints[..., 2] > 0)
     if beyond.any():
         joints[beyond] = 0.0
+        at = int(np.flatnonzero(beyond.any(1))[0])
         log.warning(
-            "%s: %s of %s annotated joints lie outside their pictures and count as not annotated",
-            where, f"{int(beyond.sum()):,}", f"{int((poses.joints[..., 2] > 0).sum()):,}",
+            "%s: %s of %s annotated joints lie outside their pictures and count as not annotated; first %s in %s",
+            where, f"{int(beyond.sum()):,}", f"{int((poses.joints[..., 2] > 0).sum()):,}", names[at],
+            poses.images.name(int(poses.rows[at])),
         )  # fmt: skip
     ignored = poses.ignored | ~(joints[..., 2] > 0).any(1)
     return replace(poses, joints=joints, ignored=ignored)

@@ -14,7 +14,7 @@ from limbeck.checks import LimbeckError, nearest
 from limbeck.sources.decode import Files
 from limbeck.sources.ids import text_ids
 from limbeck.sources.parts import split_name
-from limbeck.sources.poses.annotations import Floats, Poses, checked, extents, sizes_of
+from limbeck.sources.poses.annotations import Floats, Integers, Poses, checked, extents, size_of
 from limbeck.sources.poses.skeletons import Skeleton, skeleton_of
 
 MARGIN = 0.1
@@ -71,10 +71,11 @@ def read_file(path: Path, images: Path | None = None, category: str | None = Non
     """
     content = _content(path)
     chosen = _category(content["categories"], category, path)
-    skeleton = skeleton_of(chosen["keypoints"], [[a - 1, b - 1] for a, b in chosen.get("skeleton") or ()])
+    skeleton = _skeleton(chosen, path)
     of_it = [each for each in content["annotations"] if each.get("category_id") == chosen["id"]]
     wanted = {each.get("image_id") for each in of_it}
     pictures = [each for each in content["images"] if each.get("id") in wanted]
+    _listed_once(pictures, of_it, path)
     places = {each["id"]: at for at, each in enumerate(pictures)}
     for each in of_it:
         if each.get("image_id") not in places:
@@ -83,8 +84,7 @@ def read_file(path: Path, images: Path | None = None, category: str | None = Non
                 "list; add it, or remove the annotation"
             )
     files = _files(pictures, path, images)
-    known = all("width" in each and "height" in each for each in pictures)
-    sizes = np.array([[each["width"], each["height"]] for each in pictures], np.int64) if known else sizes_of(files)
+    sizes = _sizes(pictures, files, path)
     people = [_person(each, len(skeleton), path) for each in of_it]
     names = [f"annotation {each.get('id')}" for each in of_it]
     joints = np.stack([person.joints for person in people]) if people else np.zeros((0, len(skeleton), 3))
@@ -118,6 +118,9 @@ def _content(path: Path) -> dict[str, Any]:
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise LimbeckError(f"{path}: not a COCO keypoints file: no list {key!r} in it")
+        for at, each in enumerate(content[key]):
+            if not isinstance(each, dict):
+                raise LimbeckError(f"{path}: {key}[{at}]: expected an object, got {each!r:.60}; correct or remove it")
     return dict(content)
 
 
@@ -130,6 +133,54 @@ def _category(categories: Sequence[Mapping[str, Any]], wanted: str | None, path:
     if wanted is None and len(found) > 1:
         raise LimbeckError(f"{path}: {', '.join(found)} have keypoints; say which with data.category")
     return found[wanted if wanted is not None else next(iter(found))]
+
+
+def _skeleton(category: Mapping[str, Any], path: Path) -> Skeleton:
+    where = f"{path}: category {category.get('name')}"
+    names, bones = category["keypoints"], category.get("skeleton") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise LimbeckError(f"{where}: expected keypoints as a list of names, got {names!r:.80}")
+    if not isinstance(bones, list) or not all(
+        isinstance(bone, list) and len(bone) == 2 and all(type(end) is int for end in bone) for bone in bones
+    ):
+        raise LimbeckError(f"{where}: expected a skeleton as pairs of joints' numbers from 1, got {bones!r:.80}")
+    try:
+        return skeleton_of(names, [[a - 1, b - 1] for a, b in bones])
+    except LimbeckError as error:
+        raise LimbeckError(f"{where}: {error}") from None
+
+
+def _listed_once(pictures: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Raises LimbeckError where what is known by its id or file has none, or shares it."""
+    for what, keys in (
+        ("the picture id", [each["id"] for each in pictures]),
+        ("the file", [each.get("file_name") for each in pictures]),
+        ("the annotation id", [each.get("id") for each in annotations]),
+    ):
+        seen: set[Any] = set()
+        for key in keys:
+            if what != "the file" and not isinstance(key, int | str):
+                raise LimbeckError(f"{path}: {what} {key!r} is no number; give each one of its own")
+            if key is not None and key in seen:
+                raise LimbeckError(f"{path}: {what} {key!r} is there twice; give each one of its own")
+            seen.add(key)
+
+
+def _sizes(pictures: Sequence[Mapping[str, Any]], files: Files, path: Path) -> Integers:
+    """Width and height (pictures, 2) as annotated, of the pictures that lack one as the file has them."""
+    found = np.zeros((len(pictures), 2), np.int64)
+    for row, each in enumerate(pictures):
+        given: list[Any] = [each.get("width"), each.get("height")]
+        if None in given:
+            found[row] = size_of(files, row)
+        elif all(isinstance(side, int | float) and side >= 1 and side == int(side) for side in given):
+            found[row] = given
+        else:
+            raise LimbeckError(
+                f"{path}: picture {each['id']} ({each.get('file_name')}): expected width and height in pixels, got "
+                f"{given[0]!r} and {given[1]!r}; correct them, or leave both out"
+            )
+    return found
 
 
 def _files(pictures: Sequence[Mapping[str, Any]], path: Path, images: Path | None) -> Files:

@@ -27,7 +27,7 @@ def read(
 
     Keypoints are numbers (joints, 2 or 3) or flat, of one pose or a list of poses, in a column `keypoints` or in a
     column `objects` with `keypoints`; beside them `bbox` (left, top, width, height), where there is one, and `area`.
-    Joints are called by their places, as a column of numbers has no names.
+    Joints are called by their places, as a column of numbers has no names; a recipe's `skeleton` may name them.
 
     Raises:
         LimbeckError: the data set cannot be loaded, a column is not clear, or a row is broken; the message names it.
@@ -81,6 +81,17 @@ def _people(row: Mapping[str, Any], column: str, where: str) -> list[_Person]:
         if poses.shape[1] % 3:
             raise LimbeckError(f"{where}, column {column!r}: {poses.shape[1]} numbers are not x, y, visible a joint")
         poses = poses.reshape(len(poses), -1, 3)
+        odd = poses[..., 2][~np.isin(poses[..., 2], (0, 1, 2))]
+        if odd.size:
+            raise LimbeckError(
+                f"{where}, column {column!r}: of x, y, visible a joint the third must be 0, 1 or 2, got {odd[0]:g}; "
+                "where there are x and y alone, give them as (joints, 2)"
+            )
+    if poses.ndim != 3 or poses.shape[2] not in (2, 3):
+        raise LimbeckError(
+            f"{where}, column {column!r}: expected (joints, 2 or 3) a pose, got numbers {values.shape}; give x and y, "
+            "and whether the joint is visible"
+        )
     if poses.shape[2] == 2:
         known = np.isfinite(poses).all(-1, keepdims=True)
         poses = np.concatenate([np.nan_to_num(poses), known], 2)

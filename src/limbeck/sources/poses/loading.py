@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import filecmp
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from limbeck.sources.poses import coco, hub, known
 from limbeck.sources.poses.annotations import Integers, Poses
 from limbeck.sources.poses.pictures import Pictures
 from limbeck.sources.poses.sets import MeasuredBy, PoseSet
-from limbeck.sources.poses.skeletons import Skeleton
+from limbeck.sources.poses.skeletons import Skeleton, skeleton_of
 from limbeck.sources.splits import TEST, VALIDATION, held_out
 from limbeck.types import Preprocessing
 
@@ -69,7 +70,8 @@ def load_poses(
         images: the folder of a COCO file's pictures.
         category: a COCO file's category, where several have keypoints.
         image_column, keypoints_column: those of a data set, where they are not the usual ones.
-        skeleton: replaces `edges` and `pairs` (of names) or `sigmas` (one a joint) of what the data says.
+        skeleton: replaces `edges` and `pairs` (of names) or `sigmas` (one a joint) of what the data says; of a
+            `datasets:` source `joints` names them, in order.
         normaliser: what distances are measured by; `box` is the longer side of a pose's box, `joints` that of the box
             around its annotated joints, two names the distance of these joints.
 
@@ -79,7 +81,7 @@ def load_poses(
     if padding is not None and not padding >= 0.5:
         raise LimbeckError(f"data.padding: expected a number from 0.5, got {padding}")
     parts, found = _read(name, test, images, category, image_column, keypoints_column)
-    found = _changed(found, skeleton or {})
+    found = _changed(found, skeleton or {}, named=not name.startswith("datasets:"))
     cut = _cut(parts, validation, by_frame=name == "openfield-mouse")
     size = _measured_by(normaliser or NORMALISERS.get(name, "box"), found)
     factor = padding if padding is not None else 1.0 if name == "openfield-mouse" else 1.25
@@ -99,7 +101,10 @@ def load_poses(
     )
     different = np.concatenate([each.ids.numpy() for each in (train, val, held)])
     if len(np.unique(different)) < len(different):
-        raise LimbeckError(f"{name}: the same picture and annotation is in two splits; take it out of one")
+        raise LimbeckError(
+            f"{name}: poses of two splits have one file name and one annotation's id, by which both are known; give "
+            "the annotations numbers of their own"
+        )
     return PoseData(name, train, val, held, found)
 
 
@@ -118,7 +123,9 @@ def _read(
         for split, (_, other) in read.items():
             if other.joints != skeleton.joints:
                 raise LimbeckError(f"{files[split]}: its joints are not those of {files['train']} in the same order")
-        return {split: poses for split, (poses, _) in read.items()}, skeleton
+        parts = {split: poses for split, (poses, _) in read.items()}
+        _seen_once(parts, name)
+        return parts, skeleton
     if kind == "datasets" and rest:
         return hub.read(rest, image_column, keypoints_column)
     if name == "lspet":
@@ -126,6 +133,22 @@ def _read(
     if name == "openfield-mouse":
         return known.read_mouse()
     raise LimbeckError(f"data {name!r} is not known{nearest(name, (*NAMES, *KINDS))}")
+
+
+def _seen_once(parts: Mapping[str, Poses], where: str) -> None:
+    """Raises LimbeckError where a picture file is in two splits: one name and the same bytes, wherever it lies."""
+    seen: dict[tuple[str, int], list[tuple[str, Path]]] = {}
+    for split, poses in parts.items():
+        sources = (poses.images.source(row) for row in range(len(poses.images)))
+        for file in (source for source in sources if isinstance(source, Path)):
+            alike = seen.setdefault((file.name, file.stat().st_size), [])
+            for other, same in alike:
+                if other != split and filecmp.cmp(file, same, shallow=False):
+                    raise LimbeckError(
+                        f"{where}: {file.name} is in {other} and in {split}; a model must be measured on pictures that "
+                        "it has not seen: take it out of one"
+                    )
+            alike.append((split, file))
 
 
 def _cut(parts: Mapping[str, Poses], share: float, *, by_frame: bool) -> dict[str, tuple[Poses, Integers]]:
@@ -160,12 +183,21 @@ def _held(
     return (poses, at[~held]), (poses, at[held])
 
 
-def _changed(skeleton: Skeleton, given: Mapping[str, Any]) -> Skeleton:
-    """The skeleton with what a recipe says of it."""
-    known_keys = ("edges", "pairs", "sigmas")
+def _changed(skeleton: Skeleton, given: Mapping[str, Any], *, named: bool) -> Skeleton:
+    """The skeleton with what a recipe says of it; whether the data has named its joints."""
+    known_keys = ("joints", "edges", "pairs", "sigmas")
     for key in given:
         if key not in known_keys:
             raise LimbeckError(f"data.skeleton: unknown key {key!r}{nearest(str(key), known_keys)}")
+    if "joints" in given:
+        names = given["joints"]
+        if named:
+            raise LimbeckError("data.skeleton.joints: the data names its joints itself; leave it out")
+        if not isinstance(names, list | tuple) or len(names) != len(skeleton):
+            raise LimbeckError(
+                f"data.skeleton.joints: expected the names of the {len(skeleton)} joints, in order, got {names!r:.80}"
+            )
+        skeleton = skeleton_of([str(name) for name in names])
     changes: dict[str, Any] = {}
     for key in ("edges", "pairs"):
         if key in given:

@@ -18,7 +18,12 @@ COCO_SIGMAS: Mapping[str, float] = {
 }  # fmt: skip
 """COCO's sigmas of people's joints by their names without a side; those of neck and head are CrowdPose's."""
 
-_LEFT_OR_RIGHT = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])", re.IGNORECASE)
+_LEFT_OR_RIGHT = re.compile(
+    r"(?i:left|right)"
+    r"|(?<![A-Za-z])[LRlr](?![A-Za-z])"  # l_ear, ear-R
+    r"|(?<![A-Z])[LR](?=[A-Z][a-z])"  # LEar, frontLPaw
+    r"|(?<=[a-z])[LR](?![A-Za-z])"  # earL
+)
 _OTHER = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
 
@@ -80,16 +85,21 @@ class Skeleton:
 
 
 def skeleton_of(joints: Sequence[str], edges: Sequence[Sequence[int]] = ()) -> Skeleton:
-    """A skeleton of these joints, whose left and right are told by their names (`left_eye`, `r_hip`, `EarLeft`), with
-    COCO's sigmas where all of them are known."""
+    """A skeleton of these joints, whose left and right are told by their names (`left_eye`, `r_hip`, `EarLeft`, `LEye`,
+    `eyeR`, and `leye` where there is an `reye`), with COCO's sigmas where all of them are known."""
     names = tuple(joints)
     places = {name.lower(): at for at, name in enumerate(names)}
-    pairs = set()
+    pairs, bare = set(), [_sideless(name) for name in names]
     for at, name in enumerate(names):
-        other = places.get(_LEFT_OR_RIGHT.sub(lambda found: _OTHER[found.group().lower()], name).lower(), at)
+        turned = _LEFT_OR_RIGHT.sub(lambda found: _OTHER[found.group().lower()], name)
+        glued = turned == name and name[:1].lower() in _OTHER
+        if glued:
+            turned = _OTHER[name[0].lower()] + name[1:]
+        other = places.get(turned.lower(), at)
         if other != at:
             pairs.add((min(at, other), max(at, other)))
-    sigmas = [COCO_SIGMAS.get(_sideless(name)) for name in names]
+            bare[at] = _sideless(name[1:]) if glued else bare[at]
+    sigmas = [COCO_SIGMAS.get(name) for name in bare]
     known = tuple(sigma for sigma in sigmas if sigma is not None)
     return Skeleton(
         names,
@@ -100,4 +110,4 @@ def skeleton_of(joints: Sequence[str], edges: Sequence[Sequence[int]] = ()) -> S
 
 
 def _sideless(name: str) -> str:
-    return re.sub(r"_+", "_", _LEFT_OR_RIGHT.sub("", name.lower()).replace(" ", "_").replace("-", "_")).strip("_")
+    return re.sub(r"_+", "_", _LEFT_OR_RIGHT.sub("", name).lower().replace(" ", "_").replace("-", "_")).strip("_")
