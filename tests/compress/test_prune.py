@@ -11,6 +11,7 @@ from torchvision.models import VisionTransformer
 
 from limbeck.checks import LimbeckError
 from limbeck.compress import prune, rounds, zero_smallest
+from limbeck.compress.targets import milliseconds_of
 from limbeck.models import ModelSpec, Shape, build, forward_of, load, read_card, save
 from limbeck.types import Batch, Preprocessing
 
@@ -407,3 +408,9 @@ def test_what_cannot_be_pruned_says_why() -> None:
 
     with pytest.raises(LimbeckError, match="Odd does not run any more with what would be left of it"):
         prune(Odd(), {"inputs": torch.randn(2, 4)})
+
+
+def test_milliseconds_are_measured_on_this_machine() -> None:
+    small, large = (nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, 10)) for width in (8, 8192))
+    example = {"inputs": torch.randn(4, 1, 8, 8)}
+    assert 0 < milliseconds_of(small, example) < milliseconds_of(large, example) < 1000

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from limbeck.bench import latency
+from limbeck.bench import eager, latency
 from limbeck.checks import LimbeckError
 from limbeck.models import forward_of
 from limbeck.models.forward import evaluating
@@ -87,6 +87,6 @@ def search_latency(
 
 def milliseconds_of(model: nn.Module, example: Batch) -> float:
     """The median of a pass in eager PyTorch on one thread, the least of several measures."""
-    reader = forward_of(model)
     with evaluating(model):
-        return min(float(latency({"model": reader}, example, seconds=0.3)["model"]["p50"]) for _ in range(MEASURES))
+        runner = {"model": eager(model, forward_of(model), example)}
+        return min(float(latency(runner, seconds=0.3)["model"]["p50"]) for _ in range(MEASURES))
