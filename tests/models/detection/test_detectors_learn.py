@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -21,17 +22,28 @@ from limbeck.losses import (
     SoftBoxes,
 )
 
+SMALLER = {"channels": 8, "blocks": 1}
 EDGES = ("logits", "boxes", "distribution", "edges")
 
 
-def learn(model: Any, terms: list[Term], teacher: Any, steps: int, rate: float) -> tuple[dict[str, float], Distiller]:
-    """How far each term falls in some steps on the same eight pictures: its smallest value over its first."""
+@dataclass(frozen=True)
+class Learned:
+    """How each term fell on the same eight pictures: its mean in the last three steps over that in the first three, and
+    its smallest value over its first."""
+
+    falls: dict[str, float]
+    lowest: dict[str, float]
+    distiller: Distiller
+
+
+def learn(model: Any, terms: list[Term], teacher: Any, steps: int, rate: float) -> Learned:
+    """Trains a model, or lets a teacher teach it, for some steps."""
     torch.manual_seed(1)
     batch = scenes()
     distiller = Distiller(model, teacher, terms, example=batch).train()
     optimizer = torch.optim.AdamW(distiller.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
-    seen: list[dict[str, float]] = []
+    seen: dict[str, list[float]] = {}
     for _ in range(steps):
         output = distiller(batch)
         optimizer.zero_grad()
@@ -39,8 +51,10 @@ def learn(model: Any, terms: list[Term], teacher: Any, steps: int, rate: float) 
         torch.nn.utils.clip_grad_norm_(distiller.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        seen.append({name: float(value.detach()) for name, value in output.terms.items()})
-    return {name: min(each[name] for each in seen) / first for name, first in seen[0].items()}, distiller
+        for name, value in output.terms.items():
+            seen.setdefault(name, []).append(float(value.detach()))
+    falls = {name: sum(each[-3:]) / sum(each[:3]) for name, each in seen.items()}
+    return Learned(falls, {name: min(each) / each[0] for name, each in seen.items()}, distiller)
 
 
 @pytest.mark.parametrize(("kind", "rate"), [("rt_detr", 5e-3), ("d_fine", 2e-3)])
@@ -52,7 +66,8 @@ def test_a_set_detector_overfits_and_teaches_a_smaller_one(kind: str, rate: floa
     student = detector(kind, 1, width=16, queries=8)
     names = EDGES if kind == "d_fine" else EDGES[:2]
     terms = [Term(ModelLoss(), 0.1), Term(QueryMatching(), student=names, teacher=names)]
-    falls, _ = learn(student, terms, teacher.eval(), 60, 5e-3)
+    learned = learn(student, terms, teacher.eval(), 60, 5e-3)
+    falls = learned.falls if kind == "rt_detr" else learned.lowest
     assert falls["query-matching"] < 0.85
     assert falls["model-loss"] < 0.85
 
@@ -63,18 +78,24 @@ def test_a_dense_detector_overfits_and_teaches_a_smaller_one() -> None:
     learn(teacher, [Term(ModelLoss())], None, 40, 4e-3)
     assert recall(teacher, scenes()) >= 0.9
     teacher.eval().zero_grad()
+    student = detector("fcos-bins", 1, **SMALLER)
+    heads = [sum(each.numel() for each in model.head.parameters()) for model in (student, teacher)]
+    assert heads[0] < heads[1] / 2
+    learn(student, [Term(ModelLoss()), Term(SoftBoxes())], teacher, 60, 1e-2)
+    assert recall(student, scenes()) >= 0.7
     for terms, fall in [
         ([Term(QualityFocal()), Term(BoxGIoU()), Term(Localization(), 0.015)], 0.7),
         ([Term(CrossHead(after=1))], 0.8),
         ([Term(SoftBoxes())], 0.8),
-        ([Term(ModelLoss()), Term(FGD()), Term(PKD(), student="pyramid", teacher="pyramid")], 0.95),
     ]:
-        falls, distiller = learn(detector("fcos-bins", 1), terms, teacher, 12, 4e-3)
-        assert all(each < fall for each in falls.values()), falls
-        assert all(each.grad is None for each in teacher.parameters())
-        if terms[0].loss.name == "model-loss":
-            names = [term.student for term in distiller.objective.terms]
-            assert names[1:4] == names[4:] == ["pyramid.0", "pyramid.1", "pyramid.2"]
+        learned = learn(detector("fcos-bins", 1, **SMALLER), terms, teacher, 12, 4e-3)
+        assert all(each < fall for each in learned.falls.values()), learned.falls
+    features = [Term(ModelLoss()), Term(FGD()), Term(PKD(), student="pyramid", teacher="pyramid")]
+    learned = learn(detector("fcos-bins", 1), features, teacher, 12, 4e-3)
+    assert all(each < 0.95 for each in learned.lowest.values()), learned.lowest
+    names = [term.student for term in learned.distiller.objective.terms]
+    assert names[1:4] == names[4:] == ["pyramid.0", "pyramid.1", "pyramid.2"]
+    assert all(each.grad is None for each in teacher.parameters())
 
 
 def test_a_set_detector_teaches_a_dense_one() -> None:
@@ -82,6 +103,6 @@ def test_a_set_detector_teaches_a_dense_one() -> None:
     teacher = detector("rt_detr").eval()
     with torch.no_grad():  # scores that teach
         teacher.network.model.decoder.class_embed[-1].bias += 4.0
-    for student in (detector("retinanet"), detector("ssdlite"), detector("detr")):
-        falls, _ = learn(student, [Term(SoftBoxes())], teacher, 6, 4e-3)
-        assert falls["soft-boxes"] < 1.0
+    for student, bound in ((detector("retinanet"), 0.6), (detector("ssdlite"), 0.9), (detector("detr"), 0.985)):
+        learned = learn(student, [Term(SoftBoxes())], teacher, 12, 4e-3)
+        assert learned.falls["soft-boxes"] < bound
