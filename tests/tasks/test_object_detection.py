@@ -172,7 +172,8 @@ def test_from_a_label_store(finished: tuple[Path, Results, list[str]], source: s
     saved = str(finished[0] / "run" / "teacher" / "last")
     terms = [{"loss": "model-loss"}, {"loss": "soft-boxes"}]
     plain: dict[str, Any] = {"terms": terms, "pseudo_boxes": None, "label": {
-        "signals": {"logits": {"codec": "dense"}, "boxes": {"codec": "features"}}, "views": 2}}  # fmt: skip
+        "signals": {"logits": {"codec": "dense"}, "boxes": {"codec": "features"},
+        "quality": {"codec": "features"}}, "views": 2}}  # fmt: skip
     wanted = recipe(tmp_path, source, teacher={"model": saved, "store": str(tmp_path / "labels")}, **plain)
     (store,) = label_recipe(wanted, tmp_path / "labelling", say=lambda _line: None)
     assert len(store.ids) == 2 * 32 + 10
