@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.terminal import clear_errors, console, findings_table, say
 
 app = typer.Typer(

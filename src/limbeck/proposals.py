@@ -13,7 +13,7 @@ import yaml
 from torch import nn
 
 from limbeck import projectors as kinds
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models import ModelSpec, build, load, read_card
 from limbeck.models.huggingface import configuration
 from limbeck.models.saved import is_saved

@@ -12,7 +12,7 @@ import torch
 import yaml
 from tests.sources.drawn_people import write_people
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses.heatmaps import gaussian_heatmaps
 from limbeck.models import ModelSpec, Shape, build, load, read_card
 from limbeck.recipe import Recipe, read_recipe

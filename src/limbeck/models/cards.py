@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.files import read_json
 from limbeck.models.reused import HeadPlan
 from limbeck.models.spec import AnyShape, ModelSpec, Shape, TextShape

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from safetensors.torch import save_file
 from torch import nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.files import staged_folder, write_json
 from limbeck.models import huggingface
 from limbeck.models import keras as keras_models

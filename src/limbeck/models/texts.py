@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 
 _PRIME, _FACTOR = (1 << 31) - 1, 1_000_003
 """A Mersenne prime and a number below it: products of two such fit 63 bits, in any language that reads the model."""

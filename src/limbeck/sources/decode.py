@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources.parts import MEMORY_LIMIT
 from limbeck.sources.pixels import Images, InMemory, normalise
 from limbeck.types import Preprocessing

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import METHODS
 from limbeck.metrics.detection import CocoScores, coco_scores, missed, recall_curves, teacher_ap50
 from limbeck.models import Shape, forward_of, unwrapped, without_answers

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.sources.boxes.painted import detection_set
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources.boxes import build_box_view
 from limbeck.sources.boxes.moves import VISIBLE, visible
 from limbeck.sources.views import keys

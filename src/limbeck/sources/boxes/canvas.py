@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources.decode import Encoded, eight_bit, opened, progress
 from limbeck.sources.pixels import Images, InMemory, normalise
 from limbeck.types import Preprocessing

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources.boxes.canvas import Fit, scales_of
 from limbeck.sources.boxes.found import Found
 from limbeck.sources.boxes.moves import BoxView

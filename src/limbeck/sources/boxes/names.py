@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.sources.boxes.canvas import FITS, Fit, Pictures, kept_in_memory, sizes_of
 from limbeck.sources.boxes.coco import read_coco
 from limbeck.sources.boxes.detection_set import DetectionSet

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources.pixels import normalise
 from limbeck.sources.poses.annotations import Floats, Integers, Poses
 from limbeck.sources.poses.pictures import Pictures

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.sources.poses.annotations import Flags, Floats
 from limbeck.sources.views import Keys, uniform
 

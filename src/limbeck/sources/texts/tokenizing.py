@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.files import read_json, write_json
 from limbeck.sources.texts.vocabularies import KINDS, LEAST, Kind, learned
 
