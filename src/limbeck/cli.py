@@ -1,4 +1,4 @@
-"""The command line: `limbeck demo | run | compare | search | label | doctor | pair | eval | report | …`."""
+"""The command line: `limbeck demo | run | compare | search | label | doctor | pair | eval | export | predict | …`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from limbeck.cli_ship import export, predict
 from limbeck.errors import LimbeckError
 from limbeck.terminal import clear_errors, console, findings_table, say
 
@@ -354,6 +355,10 @@ def methods() -> None:
             paper = f"{method.paper} {method.link}".strip()
             table.add_row(method.name, method.family, method.needs, f"{method.weight:g}", method.says, paper)
         console.print(table)
+
+
+app.command()(export)
+app.command()(predict)
 
 
 def main() -> None:

@@ -124,7 +124,13 @@ class Session:
             classes=self.data.classes,
             preprocessing=self.task.preparation(self.data),
             task=self.recipe.task,
-            about={"recipe": self.recipe.name, "model": label, "checkpoint": place.name},
+            about={
+                "recipe": self.recipe.name,
+                "model": label,
+                "checkpoint": place.name,
+                "teacher": [each.model for each in self.recipe.teacher],
+            },
+            data=self.recipe.data.model_dump(mode="json"),
         )
 
 

@@ -32,10 +32,10 @@ class SavedTokenizing:
 class SavedCard:
     """What `limbeck.json` says of a saved model.
 
-    `shape` is what it was built for, `transformers` and `keras` the description of a model of those libraries,
-    `detects` whether that of transformers finds objects in limbeck's wrapper, `reused_head` how its head was replaced
-    (see `limbeck.reuse`), `tokenizing` which tokenizer lies beside it, and `renumbered` how many tokens that has where
-    the model knows fewer.
+    `shape` is what it was built for, `transformers` and `keras` the description of a model of those libraries, `data`
+    the settings of the data that it learned from, `detects` whether the model of transformers finds objects in
+    limbeck's wrapper, `reused_head` how its head was replaced (see `limbeck.reuse`), `tokenizing` which tokenizer lies
+    beside it, and `renumbered` how many tokens that has where the model knows fewer.
     """
 
     spec: ModelSpec | None
@@ -50,6 +50,7 @@ class SavedCard:
     tokenizing: SavedTokenizing | None = None
     renumbered: int | None = None
     detects: bool = False
+    data: dict[str, Any] | None = None
 
 
 def is_saved(folder: Path) -> bool:
@@ -86,6 +87,7 @@ def read_card(folder: Path) -> SavedCard:
             tokenizing=tokenizing and SavedTokenizing(**tokenizing),
             renumbered=data.get("renumbered"),
             detects=bool(data.get("detects", False)),
+            data=data.get("data"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise LimbeckError(f"{path}: not a whole model card ({error!r}); save the model again") from None

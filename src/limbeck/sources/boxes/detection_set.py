@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from limbeck.errors import LimbeckError
-from limbeck.sources.boxes.canvas import Fit, scales_of
+from limbeck.pictures import Fit
+from limbeck.sources.boxes.canvas import scales_of
 from limbeck.sources.boxes.found import Found
 from limbeck.sources.boxes.moves import BoxView
 from limbeck.sources.boxes.regions import Regions
