@@ -23,7 +23,7 @@ FILL = (124, 116, 104)
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     root = pictures(tmp_path_factory.mktemp("squares") / "data", {"train": 32, "val": 8, "test": 12})
-    return opened("object-detection", {"source": f"yolo:{root}", "size": [48, 80], "augment": "none"}), root
+    return opened("object-detection", {"source": f"yolo:{root}", "size": [64, 96], "augment": "none"}), root
 
 
 def test_dense_detectors_find_the_same(squares: tuple[Any, Path], tmp_path: Path) -> None:

@@ -19,20 +19,20 @@ from limbeck.models import load, save
 pytest.importorskip("sacrebleu")
 
 STACKS = {f"{side}_{what}": value for side in ("encoder", "decoder")
-          for what, value in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 32))}  # fmt: skip
+          for what, value in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 64))}  # fmt: skip
 T5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 2}
 
 
 @pytest.mark.parametrize(
     ("name", "config"),
-    [("hf:marian", {"d_model": 16, "dropout": 0.0, **STACKS}), ("hf:t5", {**T5, "dropout_rate": 0.0})],
+    [("hf:marian", {"d_model": 32, "dropout": 0.0, **STACKS}), ("hf:t5", {**T5, "dropout_rate": 0.0})],
 )
 def test_translations_are_transformers(tmp_path: Path, name: str, config: Any) -> None:
     """A padding token that is written, a source whose padding is read, a translation that never ends."""
     settings = {"source": str(pairs(tmp_path)), "vocabulary": 300, "max_length": 24, "max_new_tokens": 20}
     known = opened("translation", settings)
     options = {"pretrained": False, "config": config}
-    model = trained(tmp_path / "student", known, name, options, steps=120, learning_rate=1e-2)
+    model = trained(tmp_path / "student", known, name, options, steps=200, batch=32)
     card = export(tmp_path / "student", tmp_path / "artifact", samples=40)
     assert card.batch is None
     test = known.data.test.subset(list(range(12)))

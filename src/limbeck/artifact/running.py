@@ -32,7 +32,7 @@ class Graph:
         except ImportError:
             raise LimbeckError("artifacts are run by ONNX Runtime: pip install onnxruntime") from None
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # an error is one line, and it is limbeck's
         if threads is not None:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
@@ -40,7 +40,7 @@ class Graph:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime has an exception class for each of its status codes
             raise LimbeckError(f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})") from None
-        self._batch = batch
+        self._batch, self._path = batch, path
         self.inputs = tuple(each.name for each in card.inputs)
         self.outputs = tuple(each.name for each in card.outputs)
 
@@ -53,9 +53,18 @@ class Graph:
         for start in range(0, max(count, 1), step):
             piece = {name: _filled(each[start : start + step], self._batch) for name, each in feeds.items()}
             kept = min(step, count - start)
-            parts.append([each[:kept] for each in self._session.run(list(self.outputs), piece)])
+            parts.append([each[:kept] for each in self._ran(piece)])
         joined = (np.concatenate(each) if len(parts) > 1 else each[0] for each in zip(*parts, strict=True))
         return dict(zip(self.outputs, joined, strict=True))
+
+    def _ran(self, feeds: Arrays) -> list[NDArray[Any]]:
+        try:
+            found: list[NDArray[Any]] = self._session.run(list(self.outputs), feeds)
+        except Exception as error:  # as above
+            shapes = ", ".join(f"{name} {each.shape}" for name, each in feeds.items())
+            reason = str(error).splitlines()[0]
+            raise LimbeckError(f"{self._path}: ONNX Runtime cannot run it on {shapes} ({reason})") from None
+        return found
 
 
 def _filled(rows: NDArray[Any], batch: int | None) -> NDArray[Any]:

@@ -55,7 +55,7 @@ def write_graph(part: Part, example: Batch, path: Path, *, static: bool) -> Grap
 
 def _by_torch(part: Part, feeds: Batch, free: Mapping[str, Mapping[int, str]]) -> Any:
     program: Any = torch.onnx.export(
-        part.module,
+        _ByPlace(part.module).eval(),
         tuple(feeds.values()),
         dynamo=True,
         input_names=list(part.inputs),
@@ -64,6 +64,17 @@ def _by_torch(part: Part, feeds: Batch, free: Mapping[str, Mapping[int, str]]) -
         verbose=False,
     )
     return program.model
+
+
+class _ByPlace(nn.Module):
+    """The module called with tensors by place, whatever its arguments are called."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *tensors: Tensor) -> Any:
+        return self.module(*tensors)
 
 
 class _ByName(nn.Module):
@@ -82,7 +93,7 @@ class _ByName(nn.Module):
 def _by_transformers(part: Part, feeds: Batch, free: Mapping[str, Mapping[int, str]]) -> Any:
     from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
-    shapes = {"tensors": {name: _any_size(free[name]) for name in part.inputs}}
+    shapes = {name: _any_size(free[name]) for name in part.inputs}
     module: Any = _ByName(part).eval()
     model, _ = OnnxExporter().export_program(module, dict(feeds), OnnxConfig(dynamic=True, dynamic_shapes=shapes))
     return model
@@ -172,5 +183,6 @@ def _quiet() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0].strip():.200}" if lines else type(error).__name__
+    cause = error.__cause__ or error
+    lines = [line for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[0].strip():.200}" if lines else type(cause).__name__

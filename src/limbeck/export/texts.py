@@ -24,7 +24,7 @@ from limbeck.types import Batch
 
 ROW = {0: "batch", 1: "length"}
 NUMBERS = 1e-3
-"""The share of their spread within which two numbers of a regression are the same."""
+"""The share within which two numbers of a regression are the same."""
 
 FORBIDDEN: Mapping[str, Any] = {
     "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0,
@@ -63,7 +63,7 @@ def classified(model: nn.Module, split: Any, classes: tuple[str, ...], shape: Te
     def judge(expected: Arrays, found: Arrays, feeds: Arrays) -> tuple[int, int]:
         one, other = expected["logits"], found["logits"]
         if shape.problem == "regression":
-            return int((np.abs(one - other) <= NUMBERS * max(float(one.std()), 1e-6)).sum()), one.size
+            return int(np.isclose(one, other, rtol=NUMBERS, atol=NUMBERS**2).sum()), one.size
         if shape.problem == "multi-label":
             return same_rows((one > 0).reshape(-1, 1), (other > 0).reshape(-1, 1))
         return same_rows(one.argmax(-1), other.argmax(-1))
