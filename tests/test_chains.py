@@ -12,9 +12,9 @@ from torch import nn
 
 import limbeck
 from limbeck import students
-from limbeck.checks import LimbeckError
 from limbeck.contest import compare_methods
 from limbeck.distiller import Distiller
+from limbeck.errors import LimbeckError
 from limbeck.recipe import Recipe, read_recipe
 from limbeck.results import Results
 from limbeck.run import run

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from typer.testing import CliRunner, Result
 
 import limbeck.models.saved
-from limbeck.checks import LimbeckError
 from limbeck.cli import app
+from limbeck.errors import LimbeckError
 from limbeck.terminal import one_line, say
 
 TINY = ("train.epochs=1", "teacher.train.epochs=1", "seeds=1", "settings={}")
@@ -297,7 +297,7 @@ def test_an_interruption_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.M
 def test_the_message_of_a_loading_process_is_unwrapped() -> None:
     """A worker process wraps an error in its traceback; the user still gets the one line."""
     wrapped = LimbeckError("Caught LimbeckError in DataLoader worker process 0.\nTraceback …\n"
-                           "limbeck.checks.LimbeckError: a.png: not a readable image\n")  # fmt: skip
+                           "limbeck.errors.LimbeckError: a.png: not a readable image\n")  # fmt: skip
     assert one_line(wrapped) == "a.png: not a readable image"
 
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from limbeck.checks import LimbeckError
 from limbeck.cli import app
 from limbeck.compare import method_claims
 from limbeck.contest import compare_methods, epochs_of, fitting, method_terms, names_of_methods
 from limbeck.distiller import Distiller
+from limbeck.errors import LimbeckError
 from limbeck.losses import METHODS
 from limbeck.recipe import Recipe, build_terms, read_recipe
 from limbeck.results import Results, Row

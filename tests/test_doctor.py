@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from limbeck.checks import LimbeckError
 from limbeck.doctor import Finding, examine
+from limbeck.errors import LimbeckError
 from limbeck.recipe import read_recipe
 from limbeck.run import run
 

@@ -18,7 +18,7 @@ from tests.generation_worker import ENDS, Texts, drawn, translator
 from torch import Tensor
 
 from limbeck import LabelStore
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.generation import generate
 from limbeck.sequences import read_sequences
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from limbeck import LabelStore, label
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources import load
 from limbeck.sources.views import Crop, Flip
 from limbeck.store import DenseLogits, Features, HeadStates, TopKLogits

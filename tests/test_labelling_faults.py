@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from limbeck import LabelStore, label
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources import load
 from limbeck.store import Codec, DenseLogits, Features, HeadStates, SampledLogits, TopKLogits
 

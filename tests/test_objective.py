@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import KD, FeatureMSE, Supervised
 from limbeck.objective import Objective, labelled
 from limbeck.terms import Term

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import DKD, KD, Standardized
 from limbeck.recipe import Recipe, TeacherRecipe, build_terms, read_recipe, shipped_recipes
 from limbeck.tasks.image_classification import expected_preprocessing

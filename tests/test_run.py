@@ -17,7 +17,7 @@ import yaml
 from safetensors.torch import load_file
 
 import limbeck
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models import read_card
 from limbeck.recipe import read_recipe
 from limbeck.results import Results

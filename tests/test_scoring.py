@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from limbeck import Live
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.scoring import compare_models, score
 from limbeck.sources.texts import PackedSet, Tokenizing, train_tokenizer
 

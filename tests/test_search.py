@@ -12,9 +12,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from limbeck.checks import LimbeckError
 from limbeck.cli import app
 from limbeck.contest import BASELINE
+from limbeck.errors import LimbeckError
 from limbeck.recipe import Recipe, read_recipe
 from limbeck.run import run
 from limbeck.search import BEST, Found, search_methods, seconds_of

@@ -14,9 +14,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from limbeck.checks import LimbeckError
 from limbeck.cli import app
 from limbeck.clusters import Cluster, connected
+from limbeck.errors import LimbeckError
 from limbeck.ray_workers import Order, RayWorker
 from limbeck.recipe import Recipe, read_recipe
 from limbeck.search import BEST, Found, search_methods

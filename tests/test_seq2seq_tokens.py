@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor, nn
 
 from limbeck import Distiller, LabelStore, Live, Stored, Term, label
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import DKD, KD, FeatureMSE, Loss, ReverseKL, Supervised
 from limbeck.models.forward import forward_of
 from limbeck.shortcuts import SHORTCUTS

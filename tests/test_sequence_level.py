@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from limbeck import Distiller, LabelStore, Stored, Term, label
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.generation import generate
 from limbeck.losses import KD, Supervised
 from limbeck.metrics import sentence_scores

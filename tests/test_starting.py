@@ -21,7 +21,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.starting import copy_layers
 
 

@@ -11,8 +11,8 @@ import yaml
 from typer.testing import CliRunner
 
 import limbeck
-from limbeck.checks import LimbeckError
 from limbeck.cli import app
+from limbeck.errors import LimbeckError
 from limbeck.recipe import read_recipe
 from limbeck.run import run
 from limbeck.store import LabelStore

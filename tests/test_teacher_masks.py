@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
 from limbeck import Distiller, DistillTrainer, Term, label
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import KD, ULD, GeneralizedJSD, Loss, ReverseKL, Supervised
 from limbeck.shortcuts import SHORTCUTS
 from limbeck.store import TopKLogits

@@ -18,7 +18,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from limbeck import Distiller, Live, Term
 from limbeck.alignment import TokenBytes, align, same_vocabulary, shared_tokens
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import KD, RKD, ULD, GeneralizedJSD, ReverseKL
 from limbeck.sources.texts import train_tokenizer
 from limbeck.teachers import Teacher

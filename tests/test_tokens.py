@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor, nn
 
 from limbeck import Distiller, Live, Term
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import KD, FeatureMSE, Supervised
 from limbeck.shortcuts import SHORTCUTS
 from limbeck.tokens import TokenPlan, next_tokens

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from limbeck.api import DistillResult, distill
-    from limbeck.checks import LimbeckError
     from limbeck.distiller import Distiller
+    from limbeck.errors import LimbeckError
     from limbeck.labelling import label
     from limbeck.models import load, save
     from limbeck.online import Mutual
@@ -36,7 +36,7 @@ _HOMES = {
     "Ema": "teachers",
     "Ensemble": "teachers",
     "LabelStore": "store",
-    "LimbeckError": "checks",
+    "LimbeckError": "errors",
     "Live": "teachers",
     "Mapped": "teachers",
     "Mutual": "online",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 
 NOWHERE = -1
 """The end of a token that is not aligned, and the partner of a position that has none."""

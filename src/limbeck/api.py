@@ -16,9 +16,9 @@ from torch import nn
 from torch.utils.data import IterableDataset
 
 from limbeck import report
-from limbeck.checks import LimbeckError
 from limbeck.compare import Candidate, alone_terms, candidates_of, claims, measure, versions
 from limbeck.distiller import Distiller
+from limbeck.errors import LimbeckError
 from limbeck.models import as_module, save
 from limbeck.results import Results, Row
 from limbeck.sources import ImageSet, as_training_data

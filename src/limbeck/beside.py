@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_pt_utils import nested_gather
 
-from limbeck.checks import LimbeckError
 from limbeck.distiller import Distiller
+from limbeck.errors import LimbeckError
 from limbeck.types import Batch
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The command line: `limbeck demo | run | compare | search | label | doctor | pair | eval | bench | …`."""
+"""The command line: `limbeck demo | run | compare | search | label | doctor | pair | eval | export | predict | …`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from limbeck.checks import LimbeckError
 from limbeck.commands.bench import bench
+from limbeck.commands.ship import export, predict
+from limbeck.errors import LimbeckError
 from limbeck.terminal import clear_errors, console, findings_table, say
 
 app = typer.Typer(
@@ -358,6 +359,8 @@ def methods() -> None:
 
 
 app.command()(bench)
+app.command()(export)
+app.command()(predict)
 
 
 def main() -> None:

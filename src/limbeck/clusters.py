@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.ray_workers import RayWorkers
 from limbeck.session import Session
 from limbeck.trials import Ended

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from limbeck.checks import LimbeckError, nearest
 from limbeck.compare import ALONE, method_claims, versions
+from limbeck.errors import LimbeckError, nearest
 from limbeck.files import difference
 from limbeck.losses import METHODS, Method
 from limbeck.processes import processes

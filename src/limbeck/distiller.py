@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.balance import Balancing, Uncertainty
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import Loss
 from limbeck.losses.fused import serves_fused
 from limbeck.models import as_module

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError
 from limbeck.distiller import Distiller
+from limbeck.errors import LimbeckError
 from limbeck.measures import measure_of
 from limbeck.metrics import size_of
 from limbeck.models import forward_of, without_answers

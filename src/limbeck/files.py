@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 
 
 @contextmanager

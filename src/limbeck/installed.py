@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 
 PREFIX = "package:"
 

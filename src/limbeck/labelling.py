@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from tqdm import tqdm
 
-from limbeck.checks import LimbeckError
 from limbeck.content import content_ids
+from limbeck.errors import LimbeckError
 from limbeck.models.heads import is_causal_lm
 from limbeck.processes import processes
 from limbeck.sources import HasLengths, Prepared, ViewedSet, as_training_data

@@ -10,7 +10,7 @@ import yaml
 from torch import nn
 
 from limbeck import projectors as kinds
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models.by_name import image_model, text_model
 from limbeck.models.spec import Shape
 from limbeck.pairing import Pairing, Survey, opened, pair, paired, survey

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.recipe import Recipe
 from limbeck.run import silent
 from limbeck.session import Session, open_data, open_teacher

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.files import read_json, write_json
 from limbeck.recipe import ModelRecipe, Recipe, TeacherRecipe
 from limbeck.store import LabelStore

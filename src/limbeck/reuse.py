@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import FeatureMSE
 from limbeck.models import forward_of, unwrapped
 from limbeck.models.forward import evaluating

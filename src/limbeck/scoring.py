@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.metrics import agreement
 from limbeck.metrics.language import language_metrics, token_divergences, token_scores, vocabulary_of
 from limbeck.models.forward import evaluating

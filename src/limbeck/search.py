@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from limbeck.checks import LimbeckError
 from limbeck.clusters import Cluster, connected
 from limbeck.contest import BASELINE, Terms, asked, epochs_of, fitting, method_terms, with_terms
+from limbeck.errors import LimbeckError
 from limbeck.files import write_text
 from limbeck.losses import METHODS, Method
 from limbeck.measures import Measure

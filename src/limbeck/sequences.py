@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.metrics.translation import Similarity, sentence_scores
 from limbeck.store import LabelStore, Sequences
 

@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from torch import nn
 from transformers import TrainerCallback
 
-from limbeck.checks import LimbeckError
 from limbeck.compare import alone_terms
 from limbeck.distiller import Distiller
+from limbeck.errors import LimbeckError
 from limbeck.files import difference, read_json, staged_folder, write_json, write_text
 from limbeck.measures import Measure, measure_of
 from limbeck.models import ModelSpec, build, load, read_card, save
@@ -124,7 +124,13 @@ class Session:
             classes=self.data.classes,
             preprocessing=self.task.preparation(self.data),
             task=self.recipe.task,
-            about={"recipe": self.recipe.name, "model": label, "checkpoint": place.name},
+            about={
+                "recipe": self.recipe.name,
+                "model": label,
+                "checkpoint": place.name,
+                "teacher": [each.model for each in self.recipe.teacher],
+            },
+            data=self.recipe.data.model_dump(mode="json"),
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Literal, get_args
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 
 Shortcut = Literal["fold-batchnorm", "channels-last", "linear-head", "compact-tokens", "joint-loss", "fused-optimizer"]
 """

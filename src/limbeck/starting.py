@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.models import unwrapped
 from limbeck.models.stacks import blocks_of, evenly_spaced, stacks_of
 from limbeck.taps import module_at

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.labelling import keys_of, label
 from limbeck.losses import kd
 from limbeck.models.heads import is_causal_lm

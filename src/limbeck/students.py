@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from limbeck.checks import LimbeckError
 from limbeck.compare import ALONE, DISTILLED, Candidate, alone_terms, setting_name
 from limbeck.distiller import Distiller
+from limbeck.errors import LimbeckError
 from limbeck.files import read_json
 from limbeck.generation import generate
 from limbeck.models import load, unwrapped

@@ -11,7 +11,7 @@ from typing import Any, Protocol, get_args, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.models import forward_of
 from limbeck.models.attention import attend_eagerly
 from limbeck.models.forward import ATTENTION, evaluating, stack_of, unwrapped

@@ -14,9 +14,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from safetensors import SafetensorError
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 
 console = Console(emoji=False)  # `:package:` in a model's name is no picture
 
@@ -54,11 +53,17 @@ def clear_errors() -> Iterator[None]:
             raise
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{_system_error(error.errno)}")
-    except SafetensorError as error:  # its writer's OSErrors come as text
+    except _writers_errors() as error:  # safetensors' OSErrors come as text
         number = re.search(r"\(os error (\d+)\)", str(error))
         if number is None:
             raise
         _fail(f"cannot write a model: {_system_error(int(number[1]))}")
+
+
+def _writers_errors() -> tuple[type[Exception], ...]:
+    """The errors of safetensors, of which there are none where nothing has imported it."""
+    safetensors = sys.modules.get("safetensors")
+    return () if safetensors is None else (safetensors.SafetensorError,)
 
 
 def _system_error(number: int) -> str:
@@ -71,7 +76,7 @@ def one_line(error: Exception) -> str:
     """The message itself, also where a data-loading process has wrapped it in its traceback."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     last = lines[-1] if lines else type(error).__name__
-    return last.removeprefix("limbeck.checks.LimbeckError: ")
+    return last.removeprefix("limbeck.errors.LimbeckError: ")
 
 
 def _fail(message: str) -> None:

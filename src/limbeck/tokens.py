@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
 from limbeck.content import mixed, text_content
+from limbeck.errors import LimbeckError
 from limbeck.types import UNLABELLED, Batch, LinearHead, Signal
 
 IGNORED = -100

@@ -26,8 +26,8 @@ from limbeck.beside import (
     TermLog,
     lookups_made_once,
 )
-from limbeck.checks import LimbeckError
 from limbeck.distiller import Distiller
+from limbeck.errors import LimbeckError
 from limbeck.gradients import probe
 from limbeck.models import save
 from limbeck.sources import ByLength, HasLengths, collate_samples, ids_of

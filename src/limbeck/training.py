@@ -21,8 +21,8 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 
-from limbeck.checks import LimbeckError
 from limbeck.distiller import Distiller
+from limbeck.errors import LimbeckError
 from limbeck.files import staged_file
 from limbeck.measures import Measure, measure_of
 from limbeck.metrics import PeakMemory

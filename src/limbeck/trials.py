@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.measures import Measure
 from limbeck.recipe import Recipe
 from limbeck.session import Say, Session

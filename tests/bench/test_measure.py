@@ -22,7 +22,7 @@ from limbeck.bench.parity import difference, tolerance
 from limbeck.bench.prepared import runner_of
 from limbeck.bench.runners import precision_of
 from limbeck.bench.subjects import Asked, revive
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models import ModelSpec, TextShape, build, save
 from limbeck.results import Row
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from limbeck.bench.onnx_files import read_onnx
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 
 onnx = pytest.importorskip("onnx", reason="needs limbeck[onnx]")
 quantization = pytest.importorskip("onnxruntime.quantization", reason="needs limbeck[onnx]")

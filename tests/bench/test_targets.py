@@ -7,7 +7,7 @@ import re
 import pytest
 
 from limbeck.bench.targets import Target, parse_targets
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 
 
 @pytest.mark.parametrize(

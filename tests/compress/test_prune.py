@@ -9,9 +9,9 @@ import transformers
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
-from limbeck.checks import LimbeckError
 from limbeck.compress import prune, rounds, zero_smallest
 from limbeck.compress.targets import milliseconds_of
+from limbeck.errors import LimbeckError
 from limbeck.models import ModelSpec, Shape, build, forward_of, load, read_card, save
 from limbeck.types import Batch, Preprocessing
 

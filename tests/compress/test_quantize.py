@@ -8,8 +8,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from limbeck.checks import LimbeckError
 from limbeck.compress import findings, layers_of, quantize_onnx, sensitivity
+from limbeck.errors import LimbeckError
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import Loss
 
 Shape = tuple[int, ...]

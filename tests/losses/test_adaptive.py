@@ -11,7 +11,7 @@ from tests.losses.reference import Row, Rows, kl, softened
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import AKL, TVD, akl, kd, reverse_kl, tvd
 from limbeck.losses.base import Loss
 from limbeck.losses.fused import FusedTerm, fused_losses, serves_fused

@@ -10,7 +10,7 @@ from tests.losses.contract import PROMISES, Case, Promise, built
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import ICKD, Loss, ickd
 
 

@@ -10,7 +10,7 @@ from tests.losses import reference as naive
 from tests.losses.cases import BATCH, CASES, CLASSES, NO_TEACHER, TAUGHT, Case, data, value
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 
 every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 taught = pytest.mark.parametrize("case", TAUGHT, ids=lambda case: case.name)

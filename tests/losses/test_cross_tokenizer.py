@@ -11,7 +11,7 @@ from tests.losses.contract import PROMISES, Case, Promise
 from tests.losses.reference import softened
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import ULD, Loss, cross_tokenizer, uld
 from limbeck.types import LinearHead
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import DKD, NKD, dkd, kd, nkd
 
 generator = torch.Generator().manual_seed(0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import pearsonr
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import DIST, dist
 
 generator = torch.Generator().manual_seed(0)

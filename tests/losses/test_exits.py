@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck import Distiller, Term
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import BYOT, DIST, KD, OFA, ExitKD, FeatureMSE, Loss, Supervised, byot, kd, ofa
 
 MAP, SMALL, TOKENS, VECTORS, LOGITS = (4, 3, 6, 9), (4, 3, 2, 3), (4, 5, 6), (4, 6), (4, 3)

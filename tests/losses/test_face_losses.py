@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from limbeck import Distiller, Term
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import (
     RKD,
     ArcFace,

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import KD, FeatureMSE, GeneralizedJSD, ReverseKL, SkewKL, SkewReverseKL, Supervised
 from limbeck.losses.base import Loss
 from limbeck.losses.fused import FusedTerm, fused_losses, serves_fused

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from limbeck import Distiller, Term
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import AT, CWD, FSP, MGD, NST, PKD, VID, Loss, at, cwd, fsp, mgd, nst, pkd, vid
 
 GENERATOR = torch.Generator().manual_seed(1)

@@ -12,7 +12,7 @@ from tests.losses import maps_reference as naive
 from tests.losses.contract import PROMISES, Case, Promise
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import AT, CWD, FSP, MGD, NST, PKD, VID, Loss, at, cwd, fsp, nst, pkd
 
 TOKENS = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 0, 0, 0], [0, 1, 1, 1, 0], [1, 1, 1, 1, 0]]).bool()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import SigmoidKD, kd, sigmoid_kd
 
 generator = torch.Generator().manual_seed(0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import MLKD, kd, mlkd
 
 generator = torch.Generator().manual_seed(0)

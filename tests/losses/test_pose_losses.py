@@ -11,7 +11,7 @@ from scipy.stats import entropy
 from tests.losses.contract import PROMISES, Case, Promise
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import HeatmapMSE, Loss, SimCCKD, SupervisedHeatmaps, SupervisedSimCC, heatmap_mse
 from limbeck.losses.heatmaps import gaussian_heatmaps, heatmap_confidence
 from limbeck.losses.simcc import simcc_confidence, smoothed_coordinates

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from limbeck import Distiller, Term
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import SupervisedMSE, squared_error
 
 

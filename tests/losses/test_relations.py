@@ -10,7 +10,7 @@ from tests.losses.contract import PROMISES, Case, Promise
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import RKD, Loss, RKDAngle, RKDDistance, rkd, rkd_angle, rkd_distance
 
 Rows = list[list[float]]

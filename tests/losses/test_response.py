@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import KD, GeneralizedJSD, ReverseKL, generalized_jsd, kd, logit_mse, reverse_kl
 
 generator = torch.Generator().manual_seed(0)

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import CTKD, DIST, DKD, KD, LogitMSE, Loss, Standardized, Supervised, Weighted, kd, standardize
 from limbeck.objective import Objective
 from limbeck.terms import Term

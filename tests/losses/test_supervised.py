@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import Supervised, SupervisedBCE, binary_cross_entropy, cross_entropy
 
 generator = torch.Generator().manual_seed(0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from limbeck import Term
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import DKD, KD, GeneralizedJSD, ReverseKL, Supervised
 from limbeck.losses.together import JointTerm, joint_losses, serves_joint
 from limbeck.objective import Objective

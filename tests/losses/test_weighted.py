@@ -9,7 +9,7 @@ from tests.losses import reference as naive
 from tests.losses import reference_answers as answers
 from torch.nn import functional as F
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import (
     DIST,
     DKD,

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 from torchmetrics.functional.text import squad
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.metrics.question_answering import (
     answer_fidelity,
     answer_metrics,

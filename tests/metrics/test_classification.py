@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn import metrics as sk
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.metrics import classification_details, classification_metrics
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.metrics import PeakMemory, size_of
 
 

@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.metrics.detection import coco_scores, matches, missed, recall_curves, teacher_ap50
 
 CLASSES = ("a", "b", "c")

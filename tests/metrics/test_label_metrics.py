@@ -11,7 +11,7 @@ from scipy import stats
 from sklearn import metrics as sk
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.metrics import classification_metrics, multilabel_metrics, regression_metrics
 
 

@@ -10,7 +10,7 @@ import torchmetrics
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.metrics import language_metrics, token_divergences, token_scores
 from limbeck.types import LinearHead, TopK, dense_logits
 

@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy.ndimage import gaussian_filter
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses.heatmaps import gaussian_heatmaps
 from limbeck.losses.simcc import smoothed_coordinates
 from limbeck.metrics import TruePoses, decode_heatmaps, decode_keypoints, decode_simcc, oks, oks_ap, pck

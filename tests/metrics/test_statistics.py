@@ -7,7 +7,7 @@ import math
 import pytest
 from scipy import stats
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.metrics import holm, interval, mean_std, paired
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.metrics import sentence_scores, translation_fidelity, translation_metrics
 
 sacrebleu = pytest.importorskip("sacrebleu")

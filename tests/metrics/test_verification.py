@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from sklearn.metrics import auc, roc_curve
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.metrics.gallery import Alignment, alignment_needed, fit_alignment
 from limbeck.metrics.verification import Verified, best_threshold, identification, pair_scores
 

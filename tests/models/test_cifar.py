@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models import CifarResNet, CifarVGG, ModelSpec, Shape, WideResNet, build
 from limbeck.models.cifar import PadShortcut
 from limbeck.models.weights import load_strictly

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models import ModelSpec, Shape, build, forward_of, load, save
 from limbeck.models.iresnet import BLOCKS, IResNet
 from limbeck.teachers import Live

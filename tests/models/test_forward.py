@@ -7,7 +7,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models import forward_of
 
 

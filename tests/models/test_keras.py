@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models import KerasModule, as_module, forward_of, is_keras, load, save
 
 os.environ.setdefault("KERAS_BACKEND", "torch")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from limbeck import Distiller, DistillTrainer, Term
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import KD
 from limbeck.models import ModelSpec, TextShape, build, forward_of, load, save
 from limbeck.models.heads import head_place, is_causal_lm

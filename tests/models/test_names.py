@@ -9,7 +9,7 @@ import transformers
 from safetensors.torch import save_file
 from torch import nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models import ModelSpec, Shape, build, known_models, save
 from limbeck.types import Preprocessing
 

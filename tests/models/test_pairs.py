@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models import ConvNet, conv_student, conv_teacher, dense_student, dense_teacher
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck.checks import LimbeckError
 from limbeck.distiller import Distiller
+from limbeck.errors import LimbeckError
 from limbeck.losses import CWD, FeatureMSE, HeatmapMSE, SimCCKD, SupervisedHeatmaps, SupervisedSimCC
 from limbeck.models import ModelSpec, Shape, build, forward_of, load, save
 from limbeck.models.poses import KeypointModel, is_vitpose

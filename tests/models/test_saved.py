@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models import ModelSpec, Shape, build, known_models, load, read_card, save
 from limbeck.types import Preprocessing
 

@@ -12,7 +12,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models import (
     ModelSpec,
     SavedCard,

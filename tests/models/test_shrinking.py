@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models import forward_of, load, save
 from limbeck.models.lora import add_adapters
 from limbeck.models.renumbered import renumbering_of

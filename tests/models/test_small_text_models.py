@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models import ModelSpec, TextShape, build, forward_of, load, save
 from limbeck.models.texts import SPREAD, TEXT_MODELS, TextLSTM, TextNgrams, TextStatic, fitted
 

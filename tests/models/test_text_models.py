@@ -12,7 +12,7 @@ import torch
 import transformers
 from torch import nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models import ModelSpec, Shape, TextShape, build, forward_of, known_models
 
 SMALL: dict[str, dict[str, Any]] = {

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import TrainingArguments
 
 from limbeck import Distiller, DistillTrainer, Live, Stored, Term, label
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import GeneralizedJSD, ReverseKL, Supervised
 from limbeck.online import OnPolicy, Prompts, ReplayBuffer, Samples, on_policy, own_sample_kl, sample
 from limbeck.sources.texts import PackedSet, Tokenizing, train_tokenizer

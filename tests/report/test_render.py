@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.files import write_json
 from limbeck.metrics import classification_details, classification_metrics, fidelity, paired
 from limbeck.report import render, verdict, write

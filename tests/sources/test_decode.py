@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources.decode import Decoded, Encoded, Files, decode, decoded
 
 RED, BLUE = (250, 10, 20), (5, 15, 240)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources import places
 from limbeck.sources.faces import FaceData, FaceSet, load_faces, made_pairs, parse_pairs
 from limbeck.sources.faces.pairs import ten_folds

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources.ids import as_ids, text_ids
 
 

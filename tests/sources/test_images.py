@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources import ImageSet, collate_samples
 from limbeck.sources.mixing import Mixup
 from limbeck.sources.names import load

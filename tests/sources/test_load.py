@@ -12,7 +12,7 @@ import pytest
 import torch
 from torchvision.datasets import utils
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources import places
 from limbeck.sources.cifar import read_bin, read_zip
 from limbeck.sources.idx import read_idx

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources import ImageSet
 from limbeck.sources.mixing import CutMix, Mixing, Mixup, Pool, lambdas, mixed_labels, mixing_keys
 from limbeck.sources.pixels import InMemory

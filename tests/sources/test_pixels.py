@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources.pixels import InMemory, Resized, normalise, resize
 from limbeck.types import Preprocessing
 

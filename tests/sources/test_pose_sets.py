@@ -18,7 +18,7 @@ from PIL import Image
 from tests.sources.drawn_people import COLOURS, JOINTS, draw, write_people
 from torch.utils.data import DataLoader
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources import ViewedSet, collate_samples
 from limbeck.sources.poses import PoseSet, PoseView, Skeleton, load_poses, pose_view, skeleton_of
 from limbeck.sources.poses.views import placed

@@ -15,7 +15,7 @@ import torch
 from tests.sources.pictures import digits, write_folder
 from torch.utils.data import DataLoader
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources import ImageSet, collate_samples, load
 from limbeck.sources.ids import text_ids
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources.splits import VALIDATION, apportion, describe, held_out, labelled_mask
 
 LABELS = np.repeat(np.arange(4), (100, 60, 30, 10)).astype(np.int64)

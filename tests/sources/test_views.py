@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources.views import Composed, Crop, Flip, PerSample, View, compose, keys, mix, named, uniform
 
 IDS = np.arange(64, dtype=np.int64)

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
-from limbeck.checks import LimbeckError
 from limbeck.content import content_ids
+from limbeck.errors import LimbeckError
 from limbeck.sources import as_training_data, collate_samples, load
 from limbeck.sources.ids import text_ids
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import DKD, KD, METHODS, FeatureMSE, GeneralizedJSD, ReverseKL, Supervised
 from limbeck.store import DenseLogits, Features, HeadStates, Items, SampledLogits, TopKLogits, codec_of
 from limbeck.store.codecs import CODECS, Codec

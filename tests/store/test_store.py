@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.store import (
     DenseLogits,
     Features,

@@ -15,8 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from tests.sources.test_faces import write
 
-from limbeck.checks import LimbeckError
 from limbeck.doctor import examine
+from limbeck.errors import LimbeckError
 from limbeck.losses import ArcFace, ClassCentres, EmbeddingCosine
 from limbeck.metrics.gallery import FILE, Alignment, fit_alignment
 from limbeck.models import ModelSpec, build, load, read_card

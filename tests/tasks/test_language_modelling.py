@@ -10,8 +10,8 @@ import pytest
 import torch
 import yaml
 
-from limbeck.checks import LimbeckError
 from limbeck.doctor import examine
+from limbeck.errors import LimbeckError
 from limbeck.files import read_json
 from limbeck.models import load
 from limbeck.recipe import Recipe, read_recipe

@@ -18,9 +18,9 @@ from tests.models.detection.scenes import detector as set_detector
 from tests.sources.boxes.painted import COLOURS
 from typer.testing import CliRunner
 
-from limbeck.checks import LimbeckError
 from limbeck.cli import app
 from limbeck.doctor import examine
+from limbeck.errors import LimbeckError
 from limbeck.files import read_json
 from limbeck.models import load
 from limbeck.recipe import Recipe, read_recipe

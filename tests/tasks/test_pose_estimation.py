@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 from tests.sources.drawn_people import write_people
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses.heatmaps import gaussian_heatmaps
 from limbeck.metrics import decode_heatmaps
 from limbeck.models import ModelSpec, Shape, build, load, read_card

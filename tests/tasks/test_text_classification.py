@@ -12,7 +12,7 @@ from tokenizers.models import WordPiece
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models import load, read_card
 from limbeck.objective import labelled
 from limbeck.recipe import Recipe, read_recipe

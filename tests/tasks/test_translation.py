@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models import load
 from limbeck.recipe import Recipe, read_recipe
 from limbeck.run import run

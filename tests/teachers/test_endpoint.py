@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from limbeck import Distiller, LabelStore, Stored, Term, label
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import KD
 from limbeck.sequences import read_sequences, sequence_targets
 from limbeck.sources.texts import train_tokenizer

@@ -12,7 +12,7 @@ import yaml
 from tests.teachers.endpoint_server import Served, serving
 
 from limbeck import LabelStore
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.recipe import Recipe, read_recipe
 from limbeck.run import run
 from limbeck.sources.texts import train_tokenizer

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import Distiller, Term
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import DKD, KD, Standardized, Supervised
 from limbeck.teachers import Ensemble, Live, Teacher, adapter
 from limbeck.types import Batch, Preprocessing, Signal, TopK

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import Distiller, Term
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import KD
 from limbeck.teachers import Ema, Ensemble, Mapped
 

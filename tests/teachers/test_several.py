@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 from limbeck import Distiller, DistillTrainer, Term
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import KD, FeatureMSE, Supervised
 from limbeck.teachers import Ema, Several
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from limbeck import Distiller, DistillTrainer, LabelStore, Live, Stored, Term, label
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import DKD, KD, FeatureMSE, ReverseKL, Supervised
 from limbeck.sources import CutMix, ImageSet, Mixup, collate_samples, load
 from limbeck.sources.views import Crop, Flip, compose

@@ -12,7 +12,7 @@ import transformers
 from torch import Tensor, nn
 
 from limbeck import Distiller, LabelStore, Live, Stored, Term, label
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import KD, Supervised
 from limbeck.shortcuts import SHORTCUTS
 from limbeck.store import Codec, DenseLogits, HeadStates, TopKLogits

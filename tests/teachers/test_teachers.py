@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from limbeck.checks import LimbeckError
 from limbeck.distiller import Distiller
+from limbeck.errors import LimbeckError
 from limbeck.models import conv_teacher
 from limbeck.teachers import Ema, Ensemble, InputAdapter, Live, Onnx, as_teacher, fingerprint
 from limbeck.types import Preprocessing

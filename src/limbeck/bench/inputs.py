@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from limbeck.bench.onnx_files import Input, OnnxFile
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models.spec import TextShape
 from limbeck.types import Batch
 

@@ -20,7 +20,7 @@ from limbeck.bench.runners import Answers, Runner, latency, torch_threads
 from limbeck.bench.steadiness import FEWEST, withheld
 from limbeck.bench.subjects import Subject
 from limbeck.bench.targets import PYTORCH, Target
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.results import Measures, Row
 
 ROUNDS = 2000

@@ -16,7 +16,7 @@ import torch
 from limbeck.bench.onnx_files import read_onnx
 from limbeck.bench.subjects import Subject
 from limbeck.bench.targets import PYTORCH, Target
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.files import write_json
 from limbeck.results import Measures
 

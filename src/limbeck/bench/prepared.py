@@ -14,7 +14,7 @@ from limbeck.bench.runners import Answers, Runner, compiled, eager, on_cuda, tor
 from limbeck.bench.sessions import Session, onnxruntime_session, openvino_session
 from limbeck.bench.subjects import Subject
 from limbeck.bench.targets import PYTORCH, Target
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models import forward_of
 from limbeck.types import Batch
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from limbeck.bench.machine import Others, flags, processor
 from limbeck.bench.steadiness import summary
 from limbeck.bench.timing import interleave, warm_up
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.types import Batch
 
 Answers = list[NDArray[Any]]

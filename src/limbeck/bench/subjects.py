@@ -15,7 +15,7 @@ from torch import nn
 from limbeck.bench import inputs
 from limbeck.bench.onnx_files import OnnxFile, read_onnx
 from limbeck.bench.runners import precision_of
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.files import read_json
 from limbeck.metrics import size_of
 from limbeck.models import ModelSpec, TextShape, build, forward_of, known_models, load, read_card

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 
 RUNTIMES: Mapping[str, tuple[str, ...]] = {
     "eager": ("cpu", "cuda"),

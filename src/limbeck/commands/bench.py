@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.terminal import clear_errors, console, say
 
 if TYPE_CHECKING:

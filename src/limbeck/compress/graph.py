@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
-from limbeck.checks import LimbeckError
 from limbeck.compress.importance import Judge
+from limbeck.errors import LimbeckError
 from limbeck.models import forward_of
 from limbeck.types import Batch
 

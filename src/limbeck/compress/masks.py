@@ -7,7 +7,7 @@ import copy
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models import unwrapped
 
 

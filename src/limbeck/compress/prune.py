@@ -10,11 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError, nearest
 from limbeck.compress.blocks import KNOWN, layout_of, prune_blocks
 from limbeck.compress.graph import inside, prune_graph, tensors_in
 from limbeck.compress.importance import Criterion, Judge, LossOf, gradients_of, known_criterion
 from limbeck.compress.targets import milliseconds_of, search_flops, search_latency
+from limbeck.errors import LimbeckError, nearest
 from limbeck.metrics import size_of
 from limbeck.models import forward_of, unwrapped
 from limbeck.models.detection.dense import DenseDetector

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.files import staged_file
 
 Kind = Literal["static", "dynamic"]

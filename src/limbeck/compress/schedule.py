@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 
 
 def rounds(ratio: float, count: int) -> list[float]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import nn
 
 from limbeck.bench import eager, latency
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models import forward_of
 from limbeck.models.forward import evaluating
 from limbeck.types import Batch

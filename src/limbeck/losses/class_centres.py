@@ -7,7 +7,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from limbeck.checks import LimbeckError, nearest, same_shape
+from limbeck.checks import same_shape
+from limbeck.errors import LimbeckError, nearest
 from limbeck.losses.base import Loss, LossInput
 from limbeck.losses.margins import centre_cosines, margin_values, metric_losses
 from limbeck.losses.numeric import positive

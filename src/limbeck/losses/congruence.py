@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses.base import Loss, LossInput
 from limbeck.losses.numeric import positive
 from limbeck.losses.vectors import both, counted, embedded, finished, products, unit

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses.base import Loss, LossInput
 from limbeck.losses.numeric import fraction, full_precision, positive, unbuilt
 from limbeck.losses.vectors import both, embedded, finished, unit

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses.base import Loss
 from limbeck.losses.numeric import positive, precise
 from limbeck.types import LinearHead, dense_logits

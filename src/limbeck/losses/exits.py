@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError, same_shape
+from limbeck.checks import same_shape
+from limbeck.errors import LimbeckError
 from limbeck.losses.base import Loss, LossInput, Wants
 from limbeck.losses.numeric import (
     at_least_two_classes,

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses.base import Loss, LossInput
 from limbeck.losses.maps import channels_of, over_same_positions, pointwise, product, same_channels
 from limbeck.losses.numeric import precise

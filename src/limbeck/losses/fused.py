@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses.base import Loss
 from limbeck.losses.divergences import Divergence, ForwardKL
 from limbeck.losses.response import DivergenceLoss, same_temperature

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.types import UNLABELLED
 
 JointWeights = Literal["visibility", "confidence", "none"]

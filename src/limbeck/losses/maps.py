@@ -7,7 +7,7 @@ from math import isqrt
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses.numeric import full_precision
 
 CHANNELS = {2: 1, 3: 2, 4: 1}

@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError, same_shape
+from limbeck.checks import same_shape
+from limbeck.errors import LimbeckError
 from limbeck.losses.base import Loss
 from limbeck.losses.maps import channels_of, pointwise, positions_of
 from limbeck.losses.numeric import precise, unbuilt

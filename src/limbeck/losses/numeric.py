@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.types import UNLABELLED
 
 FEW_CLASSES = 64

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from limbeck.checks import LimbeckError, same_shape
+from limbeck.checks import same_shape
+from limbeck.errors import LimbeckError
 from limbeck.losses.base import Loss, LossInput
 from limbeck.losses.maps import over_same_positions
 from limbeck.losses.numeric import precise

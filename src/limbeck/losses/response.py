@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.checks import LimbeckError, same_shape
+from limbeck.checks import same_shape
+from limbeck.errors import LimbeckError
 from limbeck.losses.base import Loss
 from limbeck.losses.divergences import Divergence, ForwardKL, JensenShannon, ReversedKL, Skewed, SkewedReverse
 from limbeck.losses.numeric import fraction, log_softmax, positive, precise

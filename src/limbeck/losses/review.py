@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.checks import LimbeckError, same_shape
+from limbeck.checks import same_shape
+from limbeck.errors import LimbeckError
 from limbeck.losses.base import Loss, LossInput
 from limbeck.losses.numeric import precise, unbuilt
 

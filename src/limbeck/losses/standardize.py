@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from limbeck.checks import LimbeckError, same_shape
+from limbeck.checks import same_shape
+from limbeck.errors import LimbeckError
 from limbeck.losses.base import Loss
 from limbeck.losses.numeric import at_least_two_classes, precise
 from limbeck.losses.response import KD

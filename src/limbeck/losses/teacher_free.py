@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses.base import Loss, LossInput
 from limbeck.losses.numeric import at_least_two_classes, class_indices, log_softmax, positive, precise
 

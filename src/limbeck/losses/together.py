@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.checks import LimbeckError, same_shape
+from limbeck.checks import same_shape
+from limbeck.errors import LimbeckError
 from limbeck.losses.base import Loss
 from limbeck.losses.numeric import class_indices, log_softmax, precise
 from limbeck.losses.response import DivergenceLoss

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError, same_shape
+from limbeck.checks import same_shape
+from limbeck.errors import LimbeckError
 from limbeck.losses.base import Loss
 from limbeck.losses.maps import channels_of, pointwise, pooled_alike, positions_of
 from limbeck.losses.numeric import precise, unbuilt

@@ -20,7 +20,8 @@ from sklearn.metrics import (
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from limbeck.checks import LimbeckError, labels_in_range
+from limbeck.checks import labels_in_range
+from limbeck.errors import LimbeckError
 from limbeck.types import UNLABELLED
 
 CALIBRATION_BINS = 15

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 
 SAMPLE_SECONDS = 0.02
 

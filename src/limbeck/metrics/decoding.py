@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 
 Decoding = Literal["dark", "quarter", "cell"]
 """How a joint is found between the cells of a heatmap: by the Taylor series of its logarithm, a quarter of a cell

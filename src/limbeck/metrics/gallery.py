@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.files import staged_file
 
 FILE = "gallery.safetensors"

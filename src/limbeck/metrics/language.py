@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.types import LinearHead, Target, dense_logits
 
 CHUNK_BYTES = 64 << 20

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

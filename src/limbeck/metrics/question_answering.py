@@ -12,7 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from limbeck.checks import LimbeckError, same_shape
+from limbeck.checks import same_shape
+from limbeck.errors import LimbeckError
 
 BLOCK = 1024
 """Windows that are decoded at a time."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.results import Claim
 
 ROUNDING = 1e-9

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 from torch.nn import functional as F
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 
 FARS = {"tar_far2": 1e-2, "tar_far3": 1e-3}
 """The false accept rates at which true accept rates are measured."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.models import pairs
 from limbeck.models.cifar import CifarResNet
 from limbeck.models.spec import AnyShape, ModelSpec, Shape, TextShape

@@ -9,7 +9,7 @@ from typing import Any
 import timm
 from torch import nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models.cards import is_saved, read_card
 from limbeck.models.huggingface import configuration
 from limbeck.models.names import build

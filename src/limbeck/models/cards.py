@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.files import read_json
 from limbeck.models.pruned import PruningPlan, plan_from_json
 from limbeck.models.reused import HeadPlan
@@ -33,9 +33,10 @@ class SavedTokenizing:
 class SavedCard:
     """What `limbeck.json` says of a saved model.
 
-    `shape` is what it was built for, `transformers` and `keras` the description of a model of those libraries,
-    `detects` whether that of transformers finds objects in limbeck's wrapper, `reused_head` how its head was replaced
-    (see `limbeck.reuse`), `pruned` what is left of its parts (see `limbeck.compress`), `tokenizing` which tokenizer is
+    `shape` is what it was built for, `transformers` and `keras` the description of a model of those libraries, `data`
+    the settings of the data that it learned from, `detects` whether the model of transformers finds objects in
+    limbeck's wrapper, `reused_head` how its head was replaced (see `limbeck.reuse`), `pruned` what is left of its parts
+    (see `limbeck.compress`), `tokenizing` which tokenizer lies
     beside it, and `renumbered` how many tokens that has where the model knows fewer.
     """
 
@@ -52,6 +53,7 @@ class SavedCard:
     renumbered: int | None = None
     detects: bool = False
     pruned: PruningPlan | None = None
+    data: dict[str, Any] | None = None
 
 
 def is_saved(folder: Path) -> bool:
@@ -89,6 +91,7 @@ def read_card(folder: Path) -> SavedCard:
             renumbered=data.get("renumbered"),
             detects=bool(data.get("detects", False)),
             pruned=None if data.get("pruned") is None else plan_from_json(data["pruned"]),
+            data=data.get("data"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise LimbeckError(f"{path}: not a whole model card ({error!r}); save the model again") from None

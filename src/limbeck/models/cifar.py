@@ -12,7 +12,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.models.weights import accept_renamed
 
 Shortcut = Literal["conv", "pad"]

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 import torch
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.models.builtin import BUILT_IN, build_built_in, call_builder
 from limbeck.models.forward import evaluating
 from limbeck.models.iresnet import BLOCKS, IResNet

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models.forward import evaluating, unwrapped
 from limbeck.models.huggingface import is_transformers
 

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.installed import resolved
 from limbeck.models.huggingface import OPTIONS, check_keys, check_options, configuration, first_line, is_model_type
 from limbeck.models.spec import Head, ModelSpec, TextShape

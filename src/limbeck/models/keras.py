@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 
 # What a configuration may name without running code of its author: no functions, pickled modules or foreign
 # files.

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.models.builtin import call_builder
 from limbeck.models.keras import as_module
 from limbeck.models.spec import AnyShape, ModelSpec, Shape

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models.builtin import known_models, wrong_kind
 from limbeck.models.huggingface import is_transformers
 from limbeck.models.huggingface_texts import check_length

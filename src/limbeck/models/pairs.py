@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 
 LARGEST_GRID = 7
 """The head of a ConvNet sees at most 7×7 cells, so that its size does not grow with the image."""

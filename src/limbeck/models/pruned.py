@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 
 PLAN = "_limbeck_pruning"
 """The attribute under which a pruned model keeps its plan; copies of the model have it too."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 
 NUMBERS = "token_numbers"
 """The buffer (vocabulary of the tokenizer,) int64 that holds the model's own id of each token."""

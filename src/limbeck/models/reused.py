@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from safetensors.torch import save_file
 from torch import nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.files import staged_folder, write_json
 from limbeck.models import huggingface
 from limbeck.models import keras as keras_models
@@ -61,13 +61,15 @@ def save(
     task: str = "image-classification",
     shape: AnyShape | None = None,
     about: dict[str, Any] | None = None,
+    data: dict[str, Any] | None = None,
 ) -> None:
     """Writes `model` into `folder`, whole or not at all; replaces a model there, keeps other files.
 
     `spec` says how to build it again (None for a module of your own, which then loads only `into` one like
     it); transformers and Keras models carry their own description. `shape` is what the model was built for; of images
     the preprocessing says it too. Adapters (LoRA) are written merged into the weights that they adapt. `about` takes
-    JSON values.
+    JSON values, and so does `data`: the settings of the data that the model learned from, which say how its answers are
+    read.
 
     Raises:
         LimbeckError: where `folder` is a file, or a spec or a tokenizer comes without what it was built for.
@@ -109,6 +111,7 @@ def save(
         "reused_head": None if (plan := plan_of(inner)) is None else asdict(plan),
         "renumbered": None if numbers is None else len(numbers),
         "pruned": None if pruning is None else pruning.as_json(),
+        "data": data,
         "about": about or {},
     }
     tensors = merged(held, unique_tensors(held, f"{folder}"))

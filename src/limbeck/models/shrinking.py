@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models.cutting import LAYOUTS, Cutter
 from limbeck.models.forward import unwrapped
 from limbeck.models.huggingface import first_line, is_transformers

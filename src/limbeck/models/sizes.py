@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.models.cutting import LAYOUTS, Heads
 from limbeck.models.stacks import evenly_spaced, stacks_of
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 
 Head = Literal["classification", "seq2seq", "question-answering", "causal-lm"]
 Problem = Literal["single-label", "multi-label", "regression"]

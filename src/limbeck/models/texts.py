@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 
 _PRIME, _FACTOR = (1 << 31) - 1, 1_000_003
 """A Mersenne prime and a number below it: products of two such fit 63 bits, in any language that reads the model."""
@@ -144,9 +144,10 @@ class TextLSTM(nn.Module):
         for index, ahead in enumerate(self.forwards):
             read = [ahead(states)[0]]
             if len(self.backwards):
-                reversed_ = states.gather(1, reverse.expand_as(states))
+                reversed_ = states.gather(1, reverse.expand(-1, -1, states.shape[-1]))
                 back = self.backwards[index](reversed_)[0]
-                read.append(back.gather(1, reverse.expand_as(back)))
+                # An exporter takes the length of what an LSTM gives for fixed: it is that of the places.
+                read.append(back.gather(1, reverse.expand(-1, -1, back.shape[-1])))
             states = torch.cat(read, -1)
         logits: Tensor = self.fc(self.hidden(self.pool(states, real)))
         return logits

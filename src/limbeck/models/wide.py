@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models.cifar import he_initialised
 from limbeck.models.weights import accept_renamed
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models.forward import unwrapped
 from limbeck.models.huggingface import is_transformers
 from limbeck.types import Batch

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from limbeck.balance import Balancing
-from limbeck.checks import LimbeckError
 from limbeck.distiller import Distiller
+from limbeck.errors import LimbeckError
 from limbeck.losses import GeneralizedJSD
 from limbeck.losses.numeric import fraction, positive
 from limbeck.models.forward import unwrapped

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses.numeric import positive
 from limbeck.models.forward import evaluating, unwrapped
 from limbeck.models.heads import is_causal_lm

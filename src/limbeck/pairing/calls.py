@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models import forward_of, unwrapped
 from limbeck.models.attention import attending_eagerly, attends
 from limbeck.models.embeddings import EMBEDDING

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models import as_module, forward_of
 from limbeck.models.forward import evaluating
 from limbeck.pairing.pair import Pairing, by_depth, paired

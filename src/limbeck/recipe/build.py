@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.losses import METHODS, Loss
 from limbeck.store import Codec, codec_of
 from limbeck.terms import Schedule, Term

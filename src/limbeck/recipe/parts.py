@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from limbeck.checks import nearest
+from limbeck.errors import nearest
 from limbeck.recipe.build import build_codecs, build_terms
 from limbeck.sources.boxes import Taking
 from limbeck.tasks.image_classification import NORMALIZATIONS, NormalizeRecipe

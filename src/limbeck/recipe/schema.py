@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from limbeck.balance import Balancing
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.recipe.build import build_terms
 from limbeck.recipe.parts import (
     AssistantRecipe,

@@ -8,7 +8,7 @@ from typing import Any
 
 from torchvision.transforms import v2
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.sources.mixing import CutMix, Mixup
 from limbeck.sources.views import PerSample, View, named
 

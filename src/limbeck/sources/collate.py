@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from limbeck.checks import LimbeckError, labels_in_range
+from limbeck.checks import labels_in_range
+from limbeck.errors import LimbeckError
 from limbeck.sources.ids import as_ids
 from limbeck.types import UNLABELLED
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
+from limbeck.pictures import as_pixels, eight_bit, middle, opened_picture
 from limbeck.sources.parts import MEMORY_LIMIT
 from limbeck.sources.pixels import Images, InMemory, normalise
 from limbeck.types import Preprocessing
@@ -64,25 +64,12 @@ def opened(encoded: Encoded, row: int) -> Iterator[Image.Image]:
     name = encoded.name(row)
     try:
         source = encoded.source(row)
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            yield image
-    except FileNotFoundError:
-        raise LimbeckError(f"{name}: no such image file; restore it or take it out of the list") from None
     except LimbeckError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError) as error:
         raise LimbeckError(f"{name}: not a readable image ({error}); restore or remove it") from None
-
-
-def eight_bit(image: Image.Image, channels: int, name: str) -> Image.Image:
-    """An image with 8 bits a pixel and channel, of which there are 1 (grey) or 3 (RGB; transparency is dropped)."""
-    if image.mode.startswith("I;16"):  # Pillow's own conversion cuts off at 255 instead of scaling
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise LimbeckError(f"{name}: expected 8 or 16 bits a pixel, got 32 (mode {image.mode}); convert it first")
-    if image.mode == "P":  # a palette may be transparent, which Pillow converts in two steps only
-        image = image.convert("RGBA")
-    return image.convert("L" if channels == 1 else "RGB")
+    with opened_picture(source, name) as image:
+        yield image
 
 
 def picture(encoded: Encoded, row: int, channels: int, annotated: tuple[int, int] | None = None) -> NDArray[np.uint8]:
@@ -99,8 +86,7 @@ def picture(encoded: Encoded, row: int, channels: int, annotated: tuple[int, int
                 f"{annotated[0]}×{annotated[1]}; restore the image that was annotated"
             )
         kept = upright if annotated is None or annotated == upright.size else image
-        pixels = np.asarray(eight_bit(kept, channels, encoded.name(row)))
-    return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], channels))
+        return as_pixels(eight_bit(kept, channels, encoded.name(row)), channels)
 
 
 def decode(encoded: Encoded, row: int, size: int, channels: int) -> Tensor:
@@ -110,16 +96,8 @@ def decode(encoded: Encoded, row: int, size: int, channels: int) -> Tensor:
     is 1 (grey) or 3 (RGB; transparency is dropped). Raises LimbeckError naming an image that is broken.
     """
     with opened(encoded, row) as image:
-        image = eight_bit(ImageOps.exif_transpose(image), channels, encoded.name(row))
-        width, height = image.size
-        if (width, height) != (size, size):
-            scale = size / min(width, height)
-            width, height = max(size, round(width * scale)), max(size, round(height * scale))
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
-            left, top = (width - size) // 2, (height - size) // 2
-            image = image.crop((left, top, left + size, top + size))
-        pixels = np.asarray(image)
-    return torch.from_numpy(pixels.reshape(size, size, channels).transpose(2, 0, 1).copy())
+        pixels = middle(image, size, channels, encoded.name(row))
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
 
 
 class Decoded:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources.decode import SUFFIXES, Files, decoded
 from limbeck.sources.ids import text_ids
 from limbeck.sources.parts import SPLIT_NAMES, Part, Source, check_classes

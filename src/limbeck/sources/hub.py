@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.sources.decode import decoded
 from limbeck.sources.parts import SPLIT_NAMES, Integers, Part, Source, check_classes, number_classes
 from limbeck.types import UNLABELLED

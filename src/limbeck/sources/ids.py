@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 
 
 def text_ids(names: Sequence[str]) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torchvision.datasets import KMNIST, MNIST, FashionMNIST
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources.parts import Source, check_classes, numbered
 from limbeck.sources.places import download, find
 

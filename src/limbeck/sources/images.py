@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from limbeck.checks import LimbeckError, labels_in_range
+from limbeck.checks import labels_in_range
+from limbeck.errors import LimbeckError
 from limbeck.sources.mixing import Mixing, Pool, mixed_labels, mixing_keys
 from limbeck.sources.pixels import Images, normalise
 from limbeck.sources.viewed import ViewedSet

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.sources import cifar, folders, hub, idx, tables
 from limbeck.sources.images import ImageSet
 from limbeck.sources.parts import Integers, Part, Source, numbered

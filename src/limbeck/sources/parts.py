@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.sources.pixels import Images, InMemory, Resized, resize
 from limbeck.types import UNLABELLED
 

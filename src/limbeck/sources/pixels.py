@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 from torchvision.transforms.v2 import functional
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.types import Preprocessing
 
 NORMALISED_LIMIT = 1_000_000_000

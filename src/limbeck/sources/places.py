@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torchvision.datasets import utils
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.files import staged_folder
 
 VARIABLE = "LIMBECK_DATA"

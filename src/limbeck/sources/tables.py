@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.sources.decode import Files, decoded
 from limbeck.sources.ids import text_ids
 from limbeck.sources.parts import Part, Source, check_classes, number_classes, split_name

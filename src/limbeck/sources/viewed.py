@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 
 
 def _shared_zero() -> Tensor:

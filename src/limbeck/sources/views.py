@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 
 Keys = NDArray[np.uint64]
 """One random key a sample, (batch,) uint64; every draw of a view is a hash of it."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from limbeck.checks import LimbeckError
 from limbeck.content import content_ids
+from limbeck.errors import LimbeckError
 from limbeck.sources.collate import CheckedCollate, as_inputs, as_labels, collate_samples, labels_fit
 from limbeck.sources.images import ImageSet
 from limbeck.types import UNLABELLED

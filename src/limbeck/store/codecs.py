@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from limbeck.checks import LimbeckError, nearest
 from limbeck.content import mixed
+from limbeck.errors import LimbeckError, nearest
 from limbeck.losses import METHODS, Loss
 from limbeck.store.packing import NOTHING, pack_ascending, pack_ids, pack_log, unpack_ascending, unpack_ids, unpack_log
 from limbeck.types import LinearHead, Sampled, Target, TopK, dense_logits

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.store.codecs import Columns
 from limbeck.store.manifest import FileEntry, Manifest, SignalPlan
 from limbeck.store.shards import mapped, verified

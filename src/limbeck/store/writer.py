@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.files import difference, read_json, write_json
 from limbeck.store.codecs import Columns
 from limbeck.store.manifest import MANIFEST, PLAN, FileEntry, Manifest, Plan

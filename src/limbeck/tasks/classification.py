@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from limbeck.checks import LimbeckError, labels_in_range
+from limbeck.checks import labels_in_range
+from limbeck.errors import LimbeckError
 from limbeck.labelling import keys_of
 from limbeck.metrics import agreement, classification_details, classification_metrics, fidelity
 from limbeck.models import forward_of, without_answers

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import ArcFace, ClassCentres, CosFace
 from limbeck.losses.vectors import unit
 from limbeck.models import Shape, forward_of, without_answers

@@ -14,7 +14,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.metrics import disagreements
 from limbeck.models import Shape, forward_of
 from limbeck.sources import Data, ImageSet, build_augmentation, describe, load

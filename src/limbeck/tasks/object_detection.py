@@ -14,16 +14,16 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import METHODS
 from limbeck.metrics.detection import CocoScores, coco_scores, missed, recall_curves, teacher_ap50
 from limbeck.models import Shape, forward_of, unwrapped, without_answers
 from limbeck.models.detection import Detections, SetDetector
 from limbeck.models.detection.dense import DenseDetector
+from limbeck.pictures import Fit
 from limbeck.processes import processes
 from limbeck.sources import collate_samples
 from limbeck.sources.boxes import DetectionData, DetectionSet, Found, build_box_view, load_boxes
-from limbeck.sources.boxes.canvas import Fit
 from limbeck.sources.boxes.hub import BoxForm
 from limbeck.sources.splits import kept_mask
 from limbeck.store import LabelStore

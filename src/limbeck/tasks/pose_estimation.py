@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import HeatmapMSE, SupervisedHeatmaps
 from limbeck.metrics.decoding import Decoding
 from limbeck.models import Shape, forward_of

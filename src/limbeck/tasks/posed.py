@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.metrics.decoding import Decoding, decode_keypoints, with_mirrored
 from limbeck.metrics.poses import (
     PCK,

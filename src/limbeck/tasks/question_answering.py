@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.metrics.question_answering import answer_fidelity, answer_metrics, decode_spans, normalized, span_kl
 from limbeck.models import forward_of, without_answers
 from limbeck.sources import collate_samples

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.labelling import keys_of
 from limbeck.metrics.gallery import Alignment, alignment_needed, fit_alignment
 from limbeck.metrics.verification import Verified, identification, pair_scores

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources import Data, ImageSet, ViewedSet
 from limbeck.sources.mixing import Mixing
 from limbeck.sources.views import View

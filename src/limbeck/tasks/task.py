@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ConfigDict, field_validator
 from torch import nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.measures import Measure, measure_of
 from limbeck.models import Shape, TextShape
 from limbeck.store import LabelStore

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.metrics import disagreements
 from limbeck.metrics.labels import multilabel_metrics, regression_metrics
 from limbeck.models import TextShape, forward_of

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.installed import resolved
 from limbeck.models import TextShape
 from limbeck.models.saved import is_saved, read_card

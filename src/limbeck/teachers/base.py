@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import Loss
 from limbeck.teachers.fingerprint import weights_hash
 from limbeck.types import Batch, Signal

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import Loss
 from limbeck.losses.numeric import positive, precise
 from limbeck.shortcuts import SHORTCUTS

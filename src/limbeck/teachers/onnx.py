@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models.embeddings import EMBEDDING
 from limbeck.taps import LOGITS
 from limbeck.teachers.adapt import Adapter

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
 from limbeck.alignment import NOWHERE, align, same_vocabulary
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import Loss
 from limbeck.teachers.base import Teacher
 from limbeck.teachers.ensemble import TeacherLike, as_teacher

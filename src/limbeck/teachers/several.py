@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.losses import Loss
 from limbeck.teachers.base import Teacher
 from limbeck.teachers.ensemble import TeacherLike, as_teacher

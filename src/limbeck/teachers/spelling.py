@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from limbeck.alignment import NOWHERE, TokenBytes, special_counterparts
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.teachers.fingerprint import combined
 
 

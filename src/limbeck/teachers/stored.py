@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.checks import LimbeckError, nearest
 from limbeck.content import content_ids
+from limbeck.errors import LimbeckError, nearest
 from limbeck.losses import Loss
 from limbeck.store import Items, LabelStore
 from limbeck.teachers.base import Teacher

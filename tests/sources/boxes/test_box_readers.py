@@ -28,7 +28,7 @@ from tests.sources.boxes.painted import (
 )
 from torch.utils.data import DataLoader
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources import collate_samples
 from limbeck.sources.boxes import CROWD, DetectionData, canvas, load_boxes
 from limbeck.sources.ids import text_ids

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.sources.boxes.painted import detection_set
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models.detection import Detections
 from limbeck.sources.boxes import DetectionSet, Found, build_box_view
 from limbeck.sources.boxes.moves import VISIBLE, cut_off

@@ -11,11 +11,12 @@ import torch
 from tests.sources.boxes.painted import detection_set, regions_of
 from torch.utils.data import DataLoader
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models.detection import Detections
+from limbeck.pictures import fitted
 from limbeck.sources import collate_samples
 from limbeck.sources.boxes import DetectionSet, Found, build_box_view
-from limbeck.sources.boxes.canvas import fitted, scales_of
+from limbeck.sources.boxes.canvas import scales_of
 from limbeck.sources.pixels import InMemory
 from limbeck.types import Preprocessing
 

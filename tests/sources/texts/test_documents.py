@@ -8,7 +8,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources.texts import load_documents
 from limbeck.sources.texts.documents import cut
 

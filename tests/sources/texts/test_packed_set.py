@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from limbeck import Distiller, Stored, Term, label
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses import KD, Supervised
 from limbeck.models import forward_of
 from limbeck.sources import as_training_data, collate_samples

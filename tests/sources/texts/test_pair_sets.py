@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import BartConfig, BartForConditionalGeneration
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources import collate_samples, places
 from limbeck.sources.texts import PairSet, Tokenizing, load_pairs, read_parallel, train_tokenizer
 

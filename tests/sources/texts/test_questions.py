@@ -13,7 +13,7 @@ from tokenizers import processors
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources import collate_samples
 from limbeck.sources.texts.questions import WindowSet
 from limbeck.sources.texts.squad import Answer, Question

@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources.ids import text_ids
 from limbeck.sources.places import VARIABLE
 from limbeck.sources.texts import TextPart, TextSource, read_texts

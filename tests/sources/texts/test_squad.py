@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 import pytest
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources.splits import VALIDATION
 from limbeck.sources.texts.squad import Answer, Question, by_article, load_questions, read_rows, read_squad
 

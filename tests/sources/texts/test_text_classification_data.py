@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.labelling import keys_of
 from limbeck.sources import collate_samples
 from limbeck.sources.places import VARIABLE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses.base import Loss, LossInput
 from limbeck.losses.numeric import precise
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses.base import Loss, LossInput
 from limbeck.losses.detection.confidence import confidence, counted, over_objects, same_locations
 from limbeck.losses.numeric import not_negative

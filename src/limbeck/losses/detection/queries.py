@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softmax
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses.base import Loss, LossInput
 from limbeck.losses.detection.confidence import confidence, counted, over_objects
 from limbeck.losses.detection.geometry import overlaps

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.losses.base import Loss, LossInput
 from limbeck.losses.detection.confidence import counted, over_objects, with_quality
 from limbeck.losses.detection.geometry import overlaps

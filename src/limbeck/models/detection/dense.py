@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models.detection.detections import Detections
 from limbeck.models.detection.heads import Outputs
 from limbeck.models.detection.selecting import Selection

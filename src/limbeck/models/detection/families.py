@@ -12,7 +12,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBo
 from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteHead
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models.builtin import call_builder
 from limbeck.models.detection.dense import DenseDetector
 from limbeck.models.detection.heads import AnchorHead, DistanceHead

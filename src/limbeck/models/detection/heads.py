@@ -14,7 +14,7 @@ from torchvision.models.detection._utils import BoxLinearCoder
 from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
 from torchvision.models.detection.retinanet import RetinaNetHead
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 
 Outputs = dict[str, Tensor]
 Target = dict[str, Tensor]

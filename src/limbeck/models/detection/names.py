@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.models.detection.sets import build_set
 from limbeck.models.spec import ModelSpec, Shape
 

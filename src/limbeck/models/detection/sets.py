@@ -94,7 +94,7 @@ class SetDetector(nn.Module):
         """The best of each picture, at most 100: every query with its best class where the model knows softmax, else
         the best pairs of query and class, as transformers chooses them."""
         scores = signal["logits"].sigmoid()
-        if self._knows_softmax(scores.shape[-1]):
+        if self.knows_softmax(scores.shape[-1]):
             best, classes = scores.max(-1)
             found, queries = best.topk(min(MOST, best.shape[1]))
             kinds = classes.gather(1, queries)
@@ -136,7 +136,8 @@ class SetDetector(nn.Module):
             signal["edges"] = self._edges(output.initial_reference_points[:, -1, first:].float()) * scale.unsqueeze(-1)
         return signal
 
-    def _knows_softmax(self, classes: int) -> bool:
+    def knows_softmax(self, classes: int) -> bool:
+        """Whether the model gives one more than these classes, for no object."""
         head = getattr(self.network, "class_labels_classifier", None)
         return head is not None and classes < self._outputs(head)
 

@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.models.detection.pyramid import TimmMaps, TorchvisionMaps
 from limbeck.models.forward import evaluating
 from limbeck.models.libraries import build_timm

@@ -7,7 +7,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import nn
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.installed import resolved
 from limbeck.models.forward import unwrapped
 from limbeck.models.huggingface import check_keys, check_options, configuration, first_line, is_transformers

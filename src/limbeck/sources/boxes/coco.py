@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources.boxes.parts import UNLABELLED_PART, BoxPart, BoxSource, part_of, same_names
 from limbeck.sources.boxes.regions import Annotation, annotation
 from limbeck.sources.boxes.trees import Folder, Tree, decoded_text, open_tree, rooted, stem, suffix

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from limbeck.checks import LimbeckError
-from limbeck.sources.boxes.canvas import Fit, scales_of
+from limbeck.errors import LimbeckError
+from limbeck.pictures import Fit
+from limbeck.sources.boxes.canvas import scales_of
 from limbeck.sources.boxes.found import Found
 from limbeck.sources.boxes.moves import BoxView, cut_off
 from limbeck.sources.boxes.regions import Regions

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import datasets
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.sources.boxes.parts import PART_NAMES, UNLABELLED_PART, BoxPart, BoxSource
 from limbeck.sources.boxes.regions import Annotation, annotation
 from limbeck.sources.hub import ArrowColumn, load_splits

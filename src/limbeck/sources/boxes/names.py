@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from limbeck.checks import LimbeckError, nearest
-from limbeck.sources.boxes.canvas import FITS, Fit, Pictures, kept_in_memory, sizes_of
+from limbeck.errors import LimbeckError, nearest
+from limbeck.pictures import FITS, Fit
+from limbeck.sources.boxes.canvas import Pictures, kept_in_memory, sizes_of
 from limbeck.sources.boxes.coco import read_coco
 from limbeck.sources.boxes.detection_set import DetectionSet
 from limbeck.sources.boxes.hub import FORMS, BoxForm, read_hub

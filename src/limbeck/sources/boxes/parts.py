@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources.boxes.regions import Annotation, annotation
 from limbeck.sources.decode import Encoded
 from limbeck.sources.parts import SPLIT_NAMES

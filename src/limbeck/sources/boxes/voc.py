@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources.boxes.parts import BoxPart, BoxSource, part_of, same_names, without_objects
 from limbeck.sources.boxes.regions import Annotation, annotation
 from limbeck.sources.boxes.trees import Tree, decoded_text, images_in, open_tree, rooted, stem, suffix

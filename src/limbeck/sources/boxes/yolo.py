@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources.boxes.parts import UNLABELLED_PART, BoxPart, BoxSource, part_of, without_objects
 from limbeck.sources.boxes.regions import Annotation, annotation
 from limbeck.sources.boxes.trees import Tree, decoded_text, images_in, open_tree, stem, suffix

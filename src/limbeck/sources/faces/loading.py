@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.sources.decode import Encoded, decoded
 from limbeck.sources.faces.pairs import Line, Pairs, made_pairs, parse_pairs, read_pairs
 from limbeck.sources.faces.reading import NOBODY, FacePart, FaceSource, read_datasets, read_folder, read_lfw

@@ -10,7 +10,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources import hub
 from limbeck.sources.decode import SUFFIXES, Encoded, Files
 from limbeck.sources.folders import UNLABELLED_FOLDER

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources.faces.pairs import Pairs
 from limbeck.sources.ids import text_ids
 from limbeck.sources.images import ImageSet

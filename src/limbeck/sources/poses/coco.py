@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.sources.decode import Files
 from limbeck.sources.ids import text_ids
 from limbeck.sources.parts import split_name

@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.sources.hub import ArrowColumn, image_column_of, load_splits
 from limbeck.sources.ids import text_ids
 from limbeck.sources.poses.annotations import Poses, checked, extents, sizes_of

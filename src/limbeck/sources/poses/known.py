@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources import places
 from limbeck.sources.poses.annotations import Floats, Poses, checked, extents, sizes_of
 from limbeck.sources.poses.coco import widened

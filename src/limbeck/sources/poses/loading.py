@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.sources.poses import coco, hub, known
 from limbeck.sources.poses.annotations import Integers, Poses
 from limbeck.sources.poses.pictures import Pictures

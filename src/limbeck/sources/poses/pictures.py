@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
+from limbeck.pictures import Pixels, cut_out, shrunk
 from limbeck.sources.decode import Encoded, picture
 from limbeck.sources.parts import MEMORY_LIMIT
 from limbeck.sources.poses.annotations import Floats, Integers
-
-Pixels = NDArray[np.uint8]
 
 
 class Pictures:
@@ -36,9 +33,7 @@ class Pictures:
             return self._shrunk[key]
         pixels = self._kept[row] if self._kept is not None else self._decoded(row)
         if factor > 1:
-            pixels = np.asarray(_image(pixels).reduce(factor)).reshape(
-                -(-pixels.shape[0] // factor), -(-pixels.shape[1] // factor), self._channels
-            )
+            pixels = shrunk(pixels, factor)
             if self._kept is not None:
                 self._shrunk[key] = pixels
         return pixels
@@ -52,12 +47,5 @@ class Pictures:
         height, width = size
         crops = np.empty((len(rows), height, width, self._channels), np.uint8)
         for at, (row, factor) in enumerate(zip(rows.tolist(), factors.tolist(), strict=True)):
-            image = _image(self._at(row, factor))
-            coefficients = (matrices[at] / factor).flatten().tolist()
-            crop = image.transform((width, height), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
-            crops[at] = np.asarray(crop).reshape(height, width, self._channels)
+            crops[at] = cut_out(self._at(row, factor), matrices[at], size, factor)
         return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous()
-
-
-def _image(pixels: Pixels) -> Image.Image:
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)

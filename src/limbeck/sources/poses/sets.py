@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
+from limbeck.pictures import Placement
 from limbeck.sources.pixels import normalise
 from limbeck.sources.poses.annotations import Floats, Integers, Poses
 from limbeck.sources.poses.pictures import Pictures
 from limbeck.sources.poses.skeletons import Skeleton
-from limbeck.sources.poses.views import Placement, PoseView, coloured, placed
+from limbeck.sources.poses.views import PoseView, coloured, placed
 from limbeck.sources.viewed import ViewedSet
 from limbeck.sources.views import keys
 from limbeck.types import UNLABELLED, Preprocessing
@@ -89,8 +90,7 @@ class PoseSet(ViewedSet):
         }
 
     def _cut(self, at: Integers, place: Placement) -> Tensor:
-        factors = np.maximum(np.floor(place.steps), 1).astype(np.int64)
-        return self.pictures.cut(self.poses.rows[at], place.matrices, place.size, factors)
+        return self.pictures.cut(self.poses.rows[at], place.matrices, place.size, place.factors)
 
     def _joints(self, at: Integers, place: Placement) -> Tensor:
         """(batch, joints, 3) float32 in the crop."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 
 SIGMA = 0.1
 """The OKS sigma of a joint of which none is known, as DeepLabCut has it for all."""

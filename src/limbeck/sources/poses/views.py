@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.checks import LimbeckError, nearest
-from limbeck.sources.poses.annotations import Flags, Floats
+from limbeck.errors import LimbeckError, nearest
+from limbeck.pictures import Placement, around, placement
+from limbeck.sources.poses.annotations import Floats
 from limbeck.sources.views import Keys, uniform
 
 _MIRROR, _ANGLE, _SCALE, _RIGHT, _DOWN, _BRIGHT, _CONTRAST, _COLOUR = range(8)
@@ -73,53 +74,21 @@ def pose_view(given: Any, where: str) -> PoseView | None:
     return POSE_VIEWS[given]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Placement:
-    """Where crops of `size` (height, width) lie in their pictures.
-
-    `matrices` (crops, 2, 3) take places in a crop to places in its picture, 0 being the edge of the first pixel in
-    both; `mirrored` (crops,) says which are mirror images; `steps` (crops,) is how many of the picture's pixels are one
-    of the crop's before any view.
-    """
-
-    size: tuple[int, int]
-    matrices: Floats
-    mirrored: Flags
-    steps: Floats
-
-    def to_crop(self, joints: Floats) -> Floats:
-        """(crops, joints, 2) in the picture to the same in the crop; the middle of the first pixel is (0, 0)."""
-        linear, offset = self.matrices[:, :, :2], self.matrices[:, None, :, 2]
-        return (joints + 0.5 - offset) @ np.linalg.inv(linear).transpose(0, 2, 1) - 0.5
-
-    def to_picture(self, joints: Floats) -> Floats:
-        """The way back."""
-        linear, offset = self.matrices[:, :, :2], self.matrices[:, None, :, 2]
-        return (joints + 0.5) @ linear.transpose(0, 2, 1) + offset - 0.5
-
-
 def placed(
     boxes: Floats, size: tuple[int, int], padding: float, view: PoseView | None = None, keys: Keys | None = None
 ) -> Placement:
     """Crops around boxes (crops, 4), `padding` times as large, in the shape of `size` (height, width); moved by a view
     as its keys (crops,) say."""
-    height, width = size
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    sides = boxes[:, 2:] - boxes[:, :2]
-    steps = np.maximum(sides[:, 0] / width, sides[:, 1] / height) * padding
-    angles, scales, mirrored = np.zeros(len(boxes)), steps, np.zeros(len(boxes), np.bool_)
-    if view is not None:
-        assert keys is not None
-        mirrored = uniform(keys, _MIRROR) < view.flip
-        angles = np.deg2rad(view.rotate * _even(keys, _ANGLE))
-        scales = steps * (1.0 + view.scale * _even(keys, _SCALE))
-        moved = np.stack([_even(keys, _RIGHT), _even(keys, _DOWN)], 1) * view.shift
-        centres = centres + moved * steps[:, None] * np.array([width, height])
-    cosine, sine = scales * np.cos(angles), scales * np.sin(angles)
-    sign = np.where(mirrored, -1.0, 1.0)
-    linear = np.stack([np.stack([sign * cosine, -sine], -1), np.stack([sign * sine, cosine], -1)], 1)
-    offset = centres - linear @ np.array([width / 2, height / 2])
-    return Placement(size, np.concatenate([linear, offset[:, :, None]], 2), mirrored, steps)
+    centres, steps = around(boxes, size, padding)
+    if view is None:
+        return placement(size, centres, steps)
+    assert keys is not None
+    mirrored = uniform(keys, _MIRROR) < view.flip
+    angles = np.deg2rad(view.rotate * _even(keys, _ANGLE))
+    scales = steps * (1.0 + view.scale * _even(keys, _SCALE))
+    moved = np.stack([_even(keys, _RIGHT), _even(keys, _DOWN)], 1) * view.shift
+    centres = centres + moved * steps[:, None] * np.array(size[::-1])
+    return placement(size, centres, steps, angles=angles, scales=scales, mirrored=mirrored)
 
 
 def coloured(images: Tensor, view: PoseView, keys: Keys) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.sources.hub import load_splits
 from limbeck.sources.parts import SPLIT_NAMES
 from limbeck.sources.places import VARIABLE, cache_root, data_root, find

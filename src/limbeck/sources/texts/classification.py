@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from limbeck.checks import LimbeckError, labels_in_range, nearest
+from limbeck.checks import labels_in_range
+from limbeck.errors import LimbeckError, nearest
 from limbeck.sources.splits import ClassBalance, describe, labelled_mask
 from limbeck.sources.texts.cutting import cut, strata
 from limbeck.sources.texts.labels import PROBLEMS, Problem

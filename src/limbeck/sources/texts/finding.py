@@ -12,7 +12,7 @@ from typing import Any
 
 import datasets
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.sources import hub
 from limbeck.sources.folders import UNLABELLED_FOLDER
 from limbeck.sources.parts import SPLIT_NAMES

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.sources.parts import check_classes, number_classes
 from limbeck.types import UNLABELLED
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources.ids import text_ids
 from limbeck.sources.splits import SPLIT_SEED, TEST, VALIDATION
 from limbeck.sources.texts.aligned import parallel_tables

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources.ids import text_ids
 from limbeck.sources.texts.squad import Question, each_once
 from limbeck.sources.texts.tokenizing import Tokenizing

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources.ids import text_ids
 from limbeck.sources.texts.finding import Found, find_tables
 from limbeck.sources.texts.labels import Labels, Problem, read_labels

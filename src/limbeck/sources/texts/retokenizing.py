@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources.texts.classification import TextSet
 from limbeck.sources.texts.tokenized import TOKEN_NAMES, Tokenized
 from limbeck.sources.texts.tokenizing import Tokenizing

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.sources import hub
 from limbeck.sources.ids import text_ids
 from limbeck.sources.places import VARIABLE, cache_root, data_root, find

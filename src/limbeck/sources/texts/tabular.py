@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.sources.parts import SPLIT_NAMES, split_name
 
 SUFFIXES = (".tsv", ".csv", ".jsonl", ".parquet")

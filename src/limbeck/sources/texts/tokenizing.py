@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from limbeck.checks import LimbeckError, nearest
+from limbeck.errors import LimbeckError, nearest
 from limbeck.files import read_json, write_json
 from limbeck.sources.texts.vocabularies import KINDS, LEAST, Kind, learned
 
@@ -71,7 +71,7 @@ class Tokenizing:
         if settings.get("add_special_tokens", True):
             for index, row in enumerate(rows["input_ids"]):
                 if not row:
-                    for name, value in (("input_ids", self._filler), ("attention_mask", 1), ("token_type_ids", 0)):
+                    for name, value in (("input_ids", self.filler_id), ("attention_mask", 1), ("token_type_ids", 0)):
                         if name in rows:
                             rows[name][index] = [value]
         return rows
@@ -132,7 +132,8 @@ class Tokenizing:
         return self._first_id("pad_token_id", "eos_token_id", "unk_token_id")
 
     @property
-    def _filler(self) -> int:
+    def filler_id(self) -> int:
+        """The id that stands for a text that gives no token."""
         return self._first_id("unk_token_id", "eos_token_id", "bos_token_id", "pad_token_id")
 
     def _first_id(self, *names: str) -> int:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.sources.ids import text_ids
 from limbeck.sources.texts.squad import Question
 from limbeck.sources.texts.tokenizing import Tokenizing

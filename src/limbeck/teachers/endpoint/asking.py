@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.files import difference
 from limbeck.teachers.endpoint.client import BudgetSpent, Client
 

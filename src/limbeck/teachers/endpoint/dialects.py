@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from limbeck.alignment import TokenBytes, sentence_piece
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.teachers.endpoint.client import Client, Refused
 
 Form = Literal["prompt-logprobs", "echo", "token by token"]

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from limbeck.alignment import TokenBytes
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 from limbeck.files import read_json, write_json
 from limbeck.sources import Prepared, as_training_data
 from limbeck.store import LabelStore, Plan, SignalPlan, StoreWriter, TopKLogits

@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from limbeck.checks import LimbeckError
 from limbeck.content import content_ids
+from limbeck.errors import LimbeckError
 from limbeck.files import difference, read_json, write_json, write_text
 from limbeck.store import Items, LabelStore, Plan, Records, Sequences, SignalPlan, StoreWriter
 from limbeck.teachers.endpoint.asking import Journal, answers

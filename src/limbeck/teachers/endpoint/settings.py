@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from limbeck.checks import LimbeckError
+from limbeck.errors import LimbeckError
 
 
 @dataclass(frozen=True, slots=True)
