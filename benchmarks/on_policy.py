@@ -38,8 +38,8 @@ def measured(student: nn.Module, teacher: nn.Module, test: Any) -> dict[str, flo
     """KL on the student's own samples and on the text, in nats a token, and the text's perplexity."""
     rows = [Subset(test, torch.linspace(0, len(test) - 1, count).long().tolist()) for count in (PROMPTS, ROWS)]
     own = own_sample_kl(student, teacher, rows[0], prompt=PROMPT, new_tokens=NEW)
-    text = compare_models(student, teacher, rows[1]).metrics()
-    return own | {"text_forward_kl": text["teacher_kl"], "text_nll": text["nll"]}
+    text = compare_models(student, teacher, rows[1])
+    return own | {"text_forward_kl": text.forward_kl, "text_nll": text.student.metrics()["nll"]}
 
 
 def main() -> None:

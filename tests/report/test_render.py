@@ -146,16 +146,17 @@ def test_joints_of_each_model_and_what_examples_are(run: tuple[Path, Results], t
     for row in results.rows:
         details = json.loads((tmp_path / row.details).read_text(encoding="utf-8"))
         share = {"teacher": 1.0, "alone": 0.25, "distilled": 0.5}.get(row.name.partition("@")[0], 0.0)
-        joints = [
-            {"joint": "<nose>", "annotated": 40, "pck10": share + 0.1 * (row.seed - 1) * (row.name == "alone")},
-            {"joint": "tail", "annotated": 0, "pck10": None},
+        parts = [
+            {"name": "<nose>", "annotated": 40, "share": share + 0.1 * (row.seed - 1) * (row.name == "alone")},
+            {"name": "tail", "annotated": 0, "share": None},
         ]
-        write_json(tmp_path / row.details, {**details, "joints": joints})
+        table = {"title": "PCK & more", "note": "Of each.", "what": "joint", "parts": parts}
+        write_json(tmp_path / row.details, {**details, "breakdown": table})
     png = base64.b64encode(b"x" * 30).decode()
     compared = [{"caption": "one", "panels": [{"title": "truth", "png": png}]}]
     write_json(tmp_path / "details" / "examples.json", {"heading": "Pairs & <others>.", "compared": compared})
     page = render(results, tmp_path)
-    section = page.partition('id="joints"')[2].partition("</table>")[0]
+    section = page.partition('id="breakdown"')[2].partition("</table>")[0]
     rows = re.findall(r"<tr><th scope=\"row\">(.*?)</th>(.*?)</tr>", section, re.DOTALL)
     heads = re.findall(r"<th scope=\"col\">(.*?)</th>", section)[1:]
     assert [name for name, _ in rows] == ["&lt;nose&gt;", "tail"]
@@ -167,7 +168,8 @@ def test_joints_of_each_model_and_what_examples_are(run: tuple[Path, Results], t
     assert set(values[1][1:]) == {"–"}
     assert "Pairs &amp; &lt;others&gt;." in page
     assert "differ most" not in page
-    assert 'id="joints"' not in render(results, folder)
+    assert "PCK &amp; more</h2>" in page
+    assert 'id="breakdown"' not in render(results, folder)
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:

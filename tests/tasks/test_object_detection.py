@@ -104,6 +104,10 @@ def test_from_pictures_to_report_and_artifact(finished: tuple[Path, Results, lis
     details = read_json(folder / "run" / results.rows[0].details)
     assert details["pr_curves"]["per_class"].keys() == {"red", "green", "blue"}
     assert sum(details["per_class"]["support"]) == 20
+    precision = details["average_precision"]
+    assert [(each["name"], each["share"]) for each in details["breakdown"]["parts"]] == [
+        (name, precision[name]["ap50"] if name in precision else None) for name in details["classes"]
+    ]
     page = (folder / "run" / "report.html").read_text(encoding="utf-8")
     assert "AP50" in page
     shown = read_json(folder / "run" / "details" / "examples.json")["compared"]

@@ -53,13 +53,23 @@ class Roc(BaseModel):
     tar: list[float]
 
 
-class Joint(BaseModel):
-    """A joint, in how many poses it is annotated, and the share of these in which it is found within a tenth of the
-    pose's size; None where it never is annotated."""
+class Part(BaseModel):
+    """A joint or a class of objects, how often it is annotated, and how well it is found, from 0 to 1 (None: nobody
+    knows)."""
 
-    joint: str
+    name: str
     annotated: int
-    pck10: float | None
+    share: float | None
+
+
+class Breakdown(BaseModel):
+    """How well each part of what a task looks for is found: the table's `title`, a `note` below it, `what` its lines
+    are."""
+
+    title: str
+    note: str
+    what: str
+    parts: list[Part]
 
 
 class Details(BaseModel):
@@ -71,7 +81,7 @@ class Details(BaseModel):
     pr_curves: Curves | None = None
     reliability: Reliability | None = None
     roc: Roc | None = None
-    joints: list[Joint] = []
+    breakdown: Breakdown | None = None
     history: list[dict[str, float | None]] = []
 
     @model_validator(mode="after")

@@ -15,11 +15,11 @@ from markupsafe import Markup
 
 from limbeck.files import write_text
 from limbeck.report.agreement import agreement_curves, agreement_sentences, agreements
+from limbeck.report.breakdown import breakdown_table
 from limbeck.report.confusion import Pair, class_lines, difference_figure, rates, top_pairs
 from limbeck.report.curves import learning_curves, precision_recall, reliability
 from limbeck.report.details import Book, Details
 from limbeck.report.groups import Group, compared, main_groups, pictured_groups
-from limbeck.report.joints import joint_lines
 from limbeck.report.methods import standing_columns, standing_figure, standing_table
 from limbeck.report.roc import roc_curves
 from limbeck.report.svg import Picture, with_unique_ids
@@ -76,7 +76,6 @@ def render(results: Results, folder: Path) -> str:
     # Which classes are worst is said of the distilled student, and there are several.
     curves = precision_recall(found, 0) if methods else precision_recall(found)
     class_groups, classes = class_lines(found)
-    joint_groups, joints = joint_lines(found)
     context = {
         "title": str(results.recipe.get("name") or "A distilled model"),
         "seeds": sorted({row.seed for row in results.rows}),
@@ -103,8 +102,7 @@ def render(results: Results, folder: Path) -> str:
         "changes": _changes(found),
         "class_groups": class_groups,
         "classes": classes,
-        "joint_groups": joint_groups,
-        "joints": joints,
+        "breakdown": breakdown_table(found),
         "examples": book.examples(),
         "notes": results.notes,
         "missing": book.missing,

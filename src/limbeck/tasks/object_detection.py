@@ -115,11 +115,22 @@ class Detected:
         """Precision against recall by class; of each class the best F1 on its curve, and its AP."""
         classes = list(self.split.classes)
         curves = recall_curves(self.found, self.truths, classes)
+        precision = self.scores.per_class(classes)
+        parts = [
+            {"name": name, "annotated": count, "share": precision[name]["ap50"] if name in precision else None}
+            for name, count in zip(classes, curves["support"], strict=True)
+        ]
         return {
             "classes": classes,
             "pr_curves": {"micro": curves["micro"], "per_class": curves["per_class"]},
             "per_class": {"f1": curves["f1"], "support": curves["support"]},
-            "average_precision": self.scores.per_class(classes),
+            "average_precision": precision,
+            "breakdown": {
+                "title": "AP50 by class",
+                "note": "Average precision of boxes of the class that overlap by half, in percent, averaged over the seeds.",
+                "what": "class",
+                "parts": parts,
+            },
         }
 
 
