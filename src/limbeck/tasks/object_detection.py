@@ -127,7 +127,7 @@ class Detected:
             "average_precision": precision,
             "breakdown": {
                 "title": "AP50 by class",
-                "note": "Average precision of boxes of the class that overlap by half, in percent, averaged over the seeds.",
+                "note": "Average precision of boxes that overlap by half, in percent, averaged over the seeds.",
                 "what": "class",
                 "parts": parts,
             },
