@@ -1,9 +1,9 @@
 """What on-policy distillation does to a language model on what it says itself, on a finished run of a recipe.
 
-    python -m benchmarks.on_policy RUN [--teacher FOLDER] [--steps 150] [--seeds 5] [--threads 1] [--json FILE]
+    python -m benchmarks.on_policy RUN [--teacher FOLDER] [--steps 150] [--seeds 5] [--beta 0.5] [--json FILE]
 
 RUN is the folder of a run, such as runs/wikitext2, whose distilled students are trained for some more steps: on the
-student's own continuations (generalised KD, λ = 1, β = 0.5), or as long on the training text with the same loss. Before
+student's own continuations (generalised KD, λ = 1), or as long on the training text with the same loss. Before
 and after, KL between student and teacher is measured on what the student says to prompts of the test text, and on the
 test text itself.
 """
@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--beta", type=float, default=0.5, help="0: forward KL, 1: reverse KL")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -65,7 +66,7 @@ def main() -> None:
         start = load(options.run / "models" / f"distilled-{seed}" / "last")
         found["before"].append(measured(start.eval(), teacher, data.test))
         for name in ("text", "own samples"):
-            student, term = copy.deepcopy(start), Term(GeneralizedJSD(1.0, 0.5))
+            student, term = copy.deepcopy(start), Term(GeneralizedJSD(1.0, options.beta))
             distiller = (
                 Distiller(student, teacher, [term])
                 if name == "text"
