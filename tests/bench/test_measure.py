@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import limbeck.bench.measure
+from limbeck.artifact import ArtifactCard, GraphCard, write_artifact_card
 from limbeck.bench import Subject, Target, bench, eager, latency, open_subject
 from limbeck.bench.exported import to_onnx
 from limbeck.bench.inputs import pixels
@@ -173,7 +175,8 @@ def test_what_cannot_be_exported_is_said() -> None:
     subject = Subject("chooses", lambda batch: pixels(batch, (1, 4, 4)), module=Chooses())
     right, refused = bench([subject], [Target("eager"), Target(runs_on("onnxruntime"))], **QUICK)
     assert right.latency["rounds"] > 0
-    assert "torch.onnx.export cannot write it as ONNX" in refused.latency["refused"]
+    assert "cannot be exported" in refused.latency["refused"]
+    assert "measure it with eager or compiled" in refused.latency["refused"]
     assert "\n" not in refused.latency["refused"]
 
 
@@ -209,16 +212,21 @@ def test_int8_is_named_in_its_row(tmp_path: Path) -> None:
     """int8 beside fp32 in one table, without a word of which is which."""
     quantization = pytest.importorskip("onnxruntime.quantization", reason="needs limbeck[onnx]")
     source = exported(images(), tmp_path / "net.onnx")
-    (tmp_path / "artifact").mkdir()
-    quantization.quantize_dynamic(
-        source, tmp_path / "artifact" / "model.onnx", weight_type=quantization.QuantType.QUInt8
-    )
-    (tmp_path / "artifact" / "artifact.json").write_text("{}")
-    subjects = [open_subject(str(each)) for each in (source, tmp_path / "artifact")]
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    quantization.quantize_dynamic(source, folder / "model.onnx", weight_type=quantization.QuantType.QUInt8)
+    subjects = [open_subject(str(each)) for each in (source, folder / "model.onnx")]
     rows = bench(subjects, [Target("onnxruntime")], batches=[2], **QUICK)
     assert [row.latency["precision"] for row in rows] == ["fp32", "int8"]
-    (tmp_path / "artifact" / "artifact.json").write_text('{"precision": "int8, weights only"}')
-    assert open_subject(str(tmp_path / "artifact")).precision == "int8, weights only"
+    graph = GraphCard("model.onnx", (), ())
+    card = ArtifactCard("image-classification", (), {"model": graph}, None, None, {}, precision="int8, weights only")
+    write_artifact_card(folder, card)
+    subject = open_subject(str(folder))
+    assert subject.precision == "int8, weights only"
+    assert subject.file == folder / "model.onnx"
+    write_artifact_card(folder, replace(card, graphs={"encoder": graph, "decoder": GraphCard("decoder.onnx", (), ())}))
+    with pytest.raises(LimbeckError, match=r"several graphs.*model\.onnx, .*decoder\.onnx"):
+        open_subject(str(folder))
 
 
 def test_texts(tmp_path: Path) -> None:

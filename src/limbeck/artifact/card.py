@@ -154,15 +154,14 @@ def read_artifact_card(folder: Path) -> ArtifactCard:
         got = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise LimbeckError(f"{path}: expected format {FORMAT!r}, got {got!r}; export the model with this version")
     try:
-        card = ArtifactCard(**{name: value for name, value in _tupled(data).items() if name != "format"})
-        return ArtifactCard(
-            **{name: getattr(card, name) for name in ("task", "classes", "reading", "batch", "precision", "runtime")},
-            **{name: getattr(card, name) for name in ("versions", "sha256", "about")},
-            graphs=_graphs(data["graphs"]),
-            pixels=None if data["pixels"] is None else _checked(PictureCard(**_tupled(data["pixels"]))),
-            tokens=None if data["tokens"] is None else TokenCard(**_tupled(data["tokens"])),
-            parity=None if data["parity"] is None else Parity(**_tupled(data["parity"])),
-        )
+        said = {name: value for name, value in _tupled(data).items() if name != "format"}
+        said["graphs"] = _graphs(data["graphs"])
+        for name, kind in (("pixels", PictureCard), ("tokens", TokenCard), ("parity", Parity)):
+            said[name] = None if data[name] is None else kind(**_tupled(data[name]))
+        card = ArtifactCard(**said)
+        if card.pixels is not None:
+            _check_pixels(card.pixels)
+        return card
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LimbeckError(f"{path}: not a whole artifact card ({error}); export the model again") from None
 
@@ -198,10 +197,9 @@ def _graph(data: Mapping[str, Any]) -> GraphCard:
     return GraphCard(str(data["file"]), tensors("inputs"), tensors("outputs"))
 
 
-def _checked(pixels: PictureCard) -> PictureCard:
+def _check_pixels(pixels: PictureCard) -> None:
     if pixels.resized not in get_args(Resized) or not len(pixels.mean) == len(pixels.std) == pixels.channels:
         raise ValueError("pixels")
-    return pixels
 
 
 def _tupled(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from limbeck.artifact.card import GraphCard
 from limbeck.errors import LimbeckError
+from limbeck.onnx_sessions import open_session
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -27,19 +28,7 @@ class Graph:
     """
 
     def __init__(self, path: Path, card: GraphCard, *, batch: int | None, threads: int | None) -> None:
-        try:
-            import onnxruntime
-        except ImportError:
-            raise LimbeckError("artifacts are run by ONNX Runtime: pip install onnxruntime") from None
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # an error is one line, and it is limbeck's
-        if threads is not None:
-            options.intra_op_num_threads = threads
-            options.inter_op_num_threads = 1
-        try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime has an exception class for each of its status codes
-            raise LimbeckError(f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})") from None
+        self._session = open_session(path, threads=threads)
         self._batch, self._path = batch, path
         self.inputs = tuple(each.name for each in card.inputs)
         self.outputs = tuple(each.name for each in card.outputs)
@@ -60,7 +49,7 @@ class Graph:
     def _ran(self, feeds: Arrays) -> list[NDArray[Any]]:
         try:
             found: list[NDArray[Any]] = self._session.run(list(self.outputs), feeds)
-        except Exception as error:  # as above
+        except Exception as error:  # ONNX Runtime has an exception class for each of its status codes
             shapes = ", ".join(f"{name} {each.shape}" for name, each in feeds.items())
             reason = str(error).splitlines()[0]
             raise LimbeckError(f"{self._path}: ONNX Runtime cannot run it on {shapes} ({reason})") from None

@@ -66,7 +66,9 @@ def opened(name: str, target: Target, path: Path, threads: int, made: Batch) -> 
         return openvino_session(path, threads=threads, precision=precision, shapes=shapes)
     except ImportError:
         raise LimbeckError(f'{target}: needs {package}: pip install "limbeck[{INSTALL[package]}]"') from None
-    except Exception as error:  # each runtime has classes of its own
+    except LimbeckError:
+        raise
+    except Exception as error:  # OpenVINO has classes of its own
         raise LimbeckError(f"{name}: {package} cannot load it ({_line(error)})") from None
 
 

@@ -1,5 +1,5 @@
-"""ONNX Runtime and OpenVINO, as functions of numpy arrays. Nothing here imports PyTorch or anything of limbeck, so that
-a process that runs an exported model takes the memory that it would take in use."""
+"""ONNX Runtime and OpenVINO, as functions of numpy arrays. Nothing here imports PyTorch, so that a process that runs
+an exported model takes the memory that it would take in use."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from limbeck.onnx_sessions import open_session
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -28,16 +30,7 @@ def onnxruntime_session(path: Path, *, device: str, threads: int) -> Session:
     """`path` in ONNX Runtime, one operator after another, on `threads` threads or on a GPU (`cuda`)."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3
-    # Its threads would wait busily for the next call, on the processors of the model whose turn it is.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
-    session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
-    if session.get_providers()[0] != provider:
-        raise RuntimeError(f"this build of ONNX Runtime has no {provider}; install onnxruntime-gpu")
+    session = open_session(path, threads=threads, device=device)
     return Session(f"onnxruntime {onnxruntime.__version__}", lambda arrays: session.run(None, dict(arrays)))
 
 

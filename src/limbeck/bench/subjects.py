@@ -12,11 +12,11 @@ import timm
 import torch
 from torch import nn
 
+from limbeck.artifact import is_artifact, read_artifact_card
 from limbeck.bench import inputs
 from limbeck.bench.onnx_files import OnnxFile, read_onnx
 from limbeck.bench.runners import precision_of
 from limbeck.errors import LimbeckError
-from limbeck.files import read_json
 from limbeck.metrics import size_of
 from limbeck.models import ModelSpec, TextShape, build, forward_of, known_models, load, read_card
 from limbeck.models.by_name import image_model, text_model
@@ -25,7 +25,7 @@ from limbeck.models.spec import Shape
 from limbeck.results import Measures
 from limbeck.types import Batch
 
-ARTIFACT, ARTIFACT_MODEL, STUDENT = "artifact.json", "model.onnx", "student"
+STUDENT = "student"
 
 VOCABULARY = 30_000
 """Tokens of a text model that limbeck has itself, where it is named without data."""
@@ -74,8 +74,8 @@ def open_subject(name: str, asked: Asked | None = None, *, trust_code: bool = Fa
     if place.is_dir() and not is_saved(place):
         if is_saved(place / STUDENT):
             place = place / STUDENT
-        elif (place / ARTIFACT).is_file() and (place / ARTIFACT_MODEL).is_file():
-            return _file(name, read_onnx(place / ARTIFACT_MODEL), asked, _said_precision(place))
+        elif is_artifact(place):
+            return _artifact(name, place, asked)
         elif name not in known_models():
             raise LimbeckError(
                 f"{name}: a folder without a model: neither one that limbeck saved or exported, nor a run's; for a "
@@ -97,10 +97,13 @@ def _file(name: str, file: OnnxFile, asked: Asked, precision: str) -> Subject:
     return Subject(name, made, {"bytes": float(file.bytes)}, file=file.path, precision=precision or file.precision)
 
 
-def _said_precision(folder: Path) -> str:
-    """What an exported model's description says of its precision; empty where it says nothing."""
-    said: Any = read_json(folder / ARTIFACT)
-    return str(said.get("precision") or "") if isinstance(said, dict) else ""
+def _artifact(name: str, folder: Path, asked: Asked) -> Subject:
+    card = read_artifact_card(folder)
+    if len(card.graphs) > 1:
+        files = ", ".join(str(folder / each.file) for each in card.graphs.values())
+        raise LimbeckError(f"{name}: an artifact of several graphs, each run many times; measure one of them: {files}")
+    (graph,) = card.graphs.values()
+    return _file(name, read_onnx(folder / graph.file), asked, card.precision)
 
 
 def _module(name: str, module: nn.Module, made: Callable[[int], Batch]) -> Subject:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import numpy as np
 
 from limbeck.errors import LimbeckError, nearest
 from limbeck.files import staged_file
+from limbeck.onnx_sessions import open_session
 
 Kind = Literal["static", "dynamic"]
 Arrays = Mapping[str, np.ndarray[Any, Any]]
@@ -161,7 +161,7 @@ def checked(model: Path, batches: Iterable[Arrays] | None, source: Path) -> list
     """The batches as a list; raises LimbeckError where there are none, or they are not the model's inputs."""
     if batches is None:
         raise LimbeckError(f"{source}: static int8 needs calibration=, batches of real inputs; or take kind='dynamic'")
-    names = {each.name for each in session(model).get_inputs()}
+    names = {each.name for each in open_session(model, threads=1).get_inputs()}
     found = list(batches)
     if not found:
         raise LimbeckError(f"{source}: calibration has no batch in it; give some of the training inputs")
@@ -172,16 +172,6 @@ def checked(model: Path, batches: Iterable[Arrays] | None, source: Path) -> list
                 f"{', '.join(sorted(names))}; name its arrays so"
             )
     return found
-
-
-def session(model: Path) -> Any:
-    """ONNX Runtime's session of a model, on the CPU, in one thread."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(os.fspath(model), options, providers=["CPUExecutionProvider"])
 
 
 def _reader(batches: Sequence[Arrays], quantization: Any) -> Any:

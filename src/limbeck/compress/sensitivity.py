@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from limbeck.compress.quantize import Arrays, Kind, checked, layers_of_prepared, prepared, session, write_quantized
+from limbeck.compress.quantize import Arrays, Kind, checked, layers_of_prepared, prepared, write_quantized
 from limbeck.measures import measure_of
+from limbeck.onnx_sessions import open_session
 
 Array = np.ndarray[Any, Any]
 
@@ -65,7 +66,7 @@ def _largest_first(model: Path) -> list[tuple[str, str]]:
 
 
 def _outputs(model: Path, batches: Sequence[Arrays]) -> list[Array]:
-    runs = session(model)
+    runs = open_session(model, threads=1)
     return [np.asarray(each, np.float64) for batch in batches for each in runs.run(None, dict(batch))]
 
 

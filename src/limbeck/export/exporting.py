@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from limbeck.errors import LimbeckError
 from limbeck.export import boxes, pictures, texts
 from limbeck.export.checking import compare, refuse
 from limbeck.export.data import Known, open_data
-from limbeck.export.graphs import write_graph
+from limbeck.export.graphs import need_libraries, write_graph
 from limbeck.export.plans import Plan
 from limbeck.export.readme import model_card
 from limbeck.files import staged_folder, write_text
@@ -60,7 +59,7 @@ def export(
             export differs from the model by more than a relative 1e-4, or in more than 1 of 1,000 predictions.
     """
     folder, to = Path(folder), Path(to)
-    _need_libraries()
+    need_libraries()
     card = read_card(folder)
     if card.preprocessing is None and card.tokenizing is None:
         raise LimbeckError(
@@ -158,15 +157,7 @@ def _tried(plan: Plan, staging: Path, batch: int | None, samples: int, say: Say)
     say(f"comparing it with PyTorch on {plan.data}")
     parity = compare(plan, graphs, samples)
     refuse(parity, str(plan.data))
-    return cards, replace(parity)
-
-
-def _need_libraries() -> None:
-    try:
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise LimbeckError("export needs onnx, onnxscript and onnxruntime: pip install 'limbeck[onnx]'") from None
+    return cards, parity
 
 
 def _versions() -> dict[str, str]:

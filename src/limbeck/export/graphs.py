@@ -22,6 +22,15 @@ NOISY = ("torch", "torch.onnx", "onnxscript", "onnx_ir", "transformers")
 """Loggers that tell every step of an export."""
 
 
+def need_libraries() -> None:
+    """Raises LimbeckError where what writes and runs graphs is not installed."""
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise LimbeckError("export needs onnx, onnxscript and onnxruntime: pip install 'limbeck[onnx]'") from None
+
+
 def write_graph(part: Part, example: Batch, path: Path, *, static: bool) -> GraphCard:
     """Writes one graph, and says what it takes and gives. With `static` its batch is that of the example for good.
 

@@ -10,6 +10,7 @@ import torch
 
 from limbeck.errors import LimbeckError
 from limbeck.models.embeddings import EMBEDDING
+from limbeck.onnx_sessions import open_session
 from limbeck.taps import LOGITS
 from limbeck.teachers.adapt import Adapter
 from limbeck.teachers.base import Teacher
@@ -29,14 +30,7 @@ class Onnx(Teacher):
         self._adapt = adapt
         if not self.path.is_file():
             raise LimbeckError(f"{self.path}: no such .onnx file")
-        try:
-            import onnxruntime
-        except ImportError:
-            raise LimbeckError("an .onnx teacher needs ONNX Runtime: pip install 'limbeck[onnx]'") from None
-        try:
-            self._session = onnxruntime.InferenceSession(self.path, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime has an exception class for each of its status codes
-            raise LimbeckError(f"{self.path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})") from None
+        self._session = open_session(self.path)
         self._input = self._session.get_inputs()[0]
         batch = self._input.shape[0]
         self._fixed_batch = batch if isinstance(batch, int) else None
