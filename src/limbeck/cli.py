@@ -58,6 +58,7 @@ def run(
 def _run(source: str, changes: list[str], folder: Path | None, *, trust_code: bool) -> None:
     with clear_errors():
         from limbeck import report
+        from limbeck.deployed import ARTIFACTS
         from limbeck.processes import processes
         from limbeck.recipe import read_recipe
         from limbeck.run import REPORT, RESULTS, run
@@ -69,7 +70,12 @@ def _run(source: str, changes: list[str], folder: Path | None, *, trust_code: bo
             console.print(report.terminal_table(results))
             for sentence in report.verdict(results):
                 console.print(sentence, highlight=False)
+            for sentence in report.sentences(results):
+                console.print(sentence, highlight=False)
             console.print(f"\nreport   {place / REPORT}\nresults  {place / RESULTS}\nstudent  {place / 'student'}")
+            chosen = report.recommended(results)
+            if chosen is not None:
+                console.print(f"to ship  {place / ARTIFACTS / chosen.name}-0")
 
 
 MethodsOption = Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -86,36 +86,22 @@ def measure(
     teacher_cost: dict[str, float] | None = None,
     teacher_history: list[dict[str, float]] | None = None,
     workers: int = 0,
+    costs: Mapping[str, Row] | None = None,
 ) -> list[Row]:
     """Reads the test split, once, with every model: a row each, and curves and confusion under `folder/details`.
 
     The teacher's row comes first; the others are measured against the labels and against the teacher. What cannot be
     known of a teacher, whose label store keeps less than all logits, is left out and said in a warning. `predict` and
-    `example`, a batch of one sample, are the task's and the split's own if not given.
+    `example`, a batch of one sample, are the task's and the split's own if not given. `costs` are rows by family, the
+    teacher's as `teacher`, of which sizes, latencies and costs are taken where they were measured elsewhere; else
+    latencies are those of eager PyTorch here.
     """
     predict = predict or task.predict
     taught: Any = predict(teacher, test, label="test: teacher", workers=workers)
-    example = without_answers(test.__getitems__([0]) if example is None else example)
-    one_each = {candidate.family: candidate for candidate in candidates}
-    modules = {family: candidate.load().to("cpu").eval() for family, candidate in one_each.items()}
-    runs = {family: task.run(module) for family, module in modules.items()}
-    teachers = list(teacher.modules())
-    # What a model costs is the same whether students learn from it or from its stored answers.
-    live = teacher.fallback if isinstance(teacher, Stored) else teacher
-    if isinstance(live, Live):
-        modules["teacher"], home = live.model, next(live.model.parameters()).device
-        live.model.to("cpu").eval()
-        prepare, run = live.prepare, task.run(live.model)
-        runs["teacher"] = lambda batch: run(prepare(batch))
-    latencies = latency({name: eager(module, runs[name], example) for name, module in modules.items()})
-    sizes = {name: size_of(module, example, runs[name]) for name, module in modules.items()}
-    if isinstance(live, Live):
-        live.model.to(home)  # students may be compared with what it says, batch by batch
-    if "teacher" not in sizes and teachers:
-        sizes["teacher"] = {
-            "parameters": float(sum(p.numel() for module in teachers for p in module.parameters())),
-            "bytes": float(sum(t.numel() * t.element_size() for m in teachers for t in m.state_dict().values())),
-        }
+    if costs is None:
+        example = without_answers(test.__getitems__([0]) if example is None else example)
+        costs = eager_costs(task, candidates, teacher, example)
+    known = costs
 
     def row(
         name: str, seed: int, checkpoint: str, family: str, said: Any, metrics: dict[str, float],
@@ -123,8 +109,8 @@ def measure(
     ) -> Row:  # fmt: skip
         details = Path("details") / f"{name}-{seed}-{checkpoint}.json"
         write_json(folder / details, {**said.details(), "history": history})
-        size, speed = sizes.get(family, {}), latencies.get(family, {})
-        return Row(name, seed, checkpoint, metrics, size, speed, cost, str(details))
+        here = known.get(family, Row(family, 0, "last", {}))
+        return Row(name, seed, checkpoint, metrics, here.size, here.latency, cost | here.cost, str(details))
 
     rows = [row("teacher", 0, "last", "teacher", taught, taught.metrics(), teacher_cost or {}, teacher_history or [])]
     first: dict[str, Any] = {}
@@ -145,6 +131,31 @@ def measure(
     return rows
 
 
+def eager_costs(task: Task, candidates: Sequence[Candidate], teacher: Teacher, example: Batch) -> dict[str, Row]:
+    """By family, and of the teacher, a row with sizes and the latency in eager PyTorch."""
+    one_each = {candidate.family: candidate for candidate in candidates}
+    modules = {family: candidate.load().to("cpu").eval() for family, candidate in one_each.items()}
+    runs = {family: task.run(module) for family, module in modules.items()}
+    teachers = list(teacher.modules())
+    # What a model costs is the same whether students learn from it or from its stored answers.
+    live = teacher.fallback if isinstance(teacher, Stored) else teacher
+    if isinstance(live, Live):
+        modules["teacher"], home = live.model, next(live.model.parameters()).device
+        live.model.to("cpu").eval()
+        prepare, run = live.prepare, task.run(live.model)
+        runs["teacher"] = lambda batch: run(prepare(batch))
+    latencies = latency({name: eager(module, runs[name], example) for name, module in modules.items()})
+    sizes = {name: size_of(module, example, runs[name]) for name, module in modules.items()}
+    if isinstance(live, Live):
+        live.model.to(home)  # students may be compared with what it says, batch by batch
+    if "teacher" not in sizes and teachers:
+        sizes["teacher"] = {
+            "parameters": float(sum(p.numel() for module in teachers for p in module.parameters())),
+            "bytes": float(sum(t.numel() * t.element_size() for m in teachers for t in m.state_dict().values())),
+        }
+    return {name: Row(name, 0, "last", {}, size, latencies.get(name, {})) for name, size in sizes.items()}
+
+
 def claims(rows: Sequence[Row], metrics: Sequence[str]) -> list[Claim]:
     """Distilled against alone, for each setting and generation, over the seeds that both have, at their last
     checkpoints; later generations against the first as well."""
@@ -158,6 +169,20 @@ def claims(rows: Sequence[Row], metrics: Sequence[str]) -> list[Claim]:
             own = setting_name(other, setting)
             # A setting in which the student alone would be the same shares the first setting's.
             found += _paired(by_name, name, own if own in by_name else other, metrics)
+    return found
+
+
+def chain_claims(rows: Sequence[Row], names: Sequence[str], metrics: Sequence[str]) -> list[Claim]:
+    """Of rows that were made step by step each against the same without its last step, and against the student alone,
+    over the seeds that both have, at their last checkpoints."""
+    by_name = _by_name(rows)
+    found = []
+    for name in names:
+        before = name.rpartition("+")[0]
+        others = dict.fromkeys(other for other in (before, ALONE) if other and other != name)
+        for other in others:
+            if name not in (ALONE, DISTILLED):  # which `claims` compares
+                found += _paired(by_name, name, other, metrics)
     return found
 
 

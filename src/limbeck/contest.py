@@ -62,7 +62,7 @@ def compare_methods(
     """
     main = processes().is_main_process
     say = say if main else silent
-    plain = recipe.model_copy(update={"settings": {}, "generations": 1, "methods": {}})
+    plain = recipe.model_copy(update={"settings": {}, "generations": 1, "methods": {}, "compare": [], "steps": []})
     names = asked(recipe, methods)
     explicit = bool(methods) or (methods is not None and bool(recipe.methods))
     with collected_notes() as notes:

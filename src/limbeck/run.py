@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from limbeck import report
-from limbeck.compare import DISTILLED, Candidate, claims, measure, versions
+from limbeck.chains import chain_entries, rehearse_chains
+from limbeck.compare import ALONE, DISTILLED, Candidate, chain_claims, claims, measure, versions
+from limbeck.deployed import costs_of, int8_candidates, notes_on_int8, rehearse_export, ship, write_cards
 from limbeck.files import staged_folder
 from limbeck.processes import processes
 from limbeck.recipe import Recipe
@@ -31,6 +34,15 @@ from limbeck.teachers import Teacher
 
 RESULTS = "results.json"
 REPORT = "report.html"
+
+KEYS: dict[str, Any] = {
+    "seeds": None,
+    "methods": {},
+    "compare": [],
+    "steps": [],
+    "on": Recipe.model_fields["on"].default,
+}
+"""What a finished run must have in common with what is asked for, and what runs had before they knew it."""
 
 
 def run(recipe: Recipe, folder: Path, *, trust_code: bool = False, say: Say = print) -> Results:
@@ -57,13 +69,22 @@ def run(recipe: Recipe, folder: Path, *, trust_code: bool = False, say: Say = pr
         taught, settings = preview_teacher(session), recipe.variants().items()
         for _, variant in settings:
             rehearse(session, variant, taught.teacher)
+        if recipe.chains:
+            rehearse_export(session, rehearse_chains(session, taught.teacher))
         taught = taught if taught.ready else open_teacher(session)
         entries = [each for name, variant in settings for each in lineup(session, taught.teacher, variant, name)]
-        train_all(session, entries)
+        chained = chain_entries(session, taught.teacher) if recipe.chains else []
+        train_all(session, [*entries, *chained])
         if not main:
             return Results(recipe.resolved(), versions(), [])
         _publish_student(session, list(candidates(folder, entries, trust_code)), taught.teacher)
-        return account(session, entries, taught, notes, lambda rows: claims(rows, session.task.claimed))
+        names = [chain.name for chain in recipe.chains]
+
+        def claimed(rows: Sequence[Row]) -> list[Claim]:
+            trained = [row for row in rows if row.name not in names or row.name in (ALONE, DISTILLED)]
+            return claims(trained, session.task.claimed) + chain_claims(rows, names, session.task.claimed)
+
+        return account(session, [*entries, *chained], taught, notes, claimed)
 
 
 def account(
@@ -78,15 +99,22 @@ def account(
     for line in chain_notes(folder, entries):
         notes.append(line)
         session.say(line)
+    shipped = ship(session, entries) if recipe.chains else []
+    costs = costs_of(session, shipped) if shipped else None
     session.say("reading the test split, once, with every model")
+    measured = [*candidates(folder, entries, session.trust_code), *int8_candidates(session, shipped)]
     rows = measure(
-        session.task, list(candidates(folder, entries, session.trust_code)), taught.teacher, data.test, folder,
+        session.task, measured, taught.teacher, data.test, folder,
         predict=partial(session.task.predict, settings=recipe.data), teacher_cost=taught.cost,
-        teacher_history=taught.history, workers=recipe.train.workers,
+        teacher_history=taught.history, workers=recipe.train.workers, costs=costs,
     )  # fmt: skip
+    for line in notes_on_int8(session, shipped, rows):
+        notes.append(line)
+        session.say(line)
     results = Results(recipe.resolved(), versions(), rows, claims_of(rows), list(dict.fromkeys(notes)))
     report.write(results, folder, folder / REPORT)
     results.write(folder / RESULTS)
+    write_cards(shipped)
     return results
 
 
@@ -111,7 +139,8 @@ def finished(folder: Path, recipe: Recipe) -> Results | None:
     if not path.exists() or not (folder / REPORT).exists():
         return None
     results = Results.read(path)
-    same = results.recipe.get("seeds") == recipe.seeds and results.recipe.get("methods", {}) == recipe.methods
+    wanted = recipe.resolved()
+    same = all(results.recipe.get(key, old) == wanted[key] for key, old in KEYS.items())
     return results if same else None
 
 

@@ -41,8 +41,8 @@ from limbeck.training import TrainConfig, Trained, train
 
 RECORD = "record.json"
 RECIPE = "recipe.yaml"
-GROWS = ("seeds", "about")
-"""What may change in a recipe without making another run of it: more seeds only add."""
+GROWS = ("seeds", "about", "compare", "steps", "on")
+"""What may change in a recipe without making another run of it: more seeds and more rows only add."""
 
 
 @dataclass(frozen=True, slots=True)

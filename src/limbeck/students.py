@@ -26,8 +26,10 @@ from limbeck.models.texts import TEXT_MODELS, TextLSTM, TextNgrams, TextStatic
 from limbeck.online import OnPolicy
 from limbeck.processes import processes
 from limbeck.recipe import (
+    SHIPPING,
     WEIGHT_KEYS,
     AssistantRecipe,
+    ModelRecipe,
     PseudoBoxesRecipe,
     Recipe,
     SequenceRecipe,
@@ -57,7 +59,8 @@ class Entry:
     and who teaches a seed's student (None: nobody).
 
     `source` gives the teacher whose weights a student may take. `family` is its architecture's name among those of one
-    run.
+    run. `start` gives the model that a seed's training begins with, where that is not the recipe's student but what
+    `wanted` builds, None for the student; one that is not `shown` is only a step to another.
     """
 
     name: str
@@ -67,6 +70,9 @@ class Entry:
     generation: int = 1
     family: str = "student"
     about: str = ""
+    start: Callable[[int], nn.Module] | None = None
+    wanted: ModelRecipe | None = None
+    shown: bool = True
 
 
 def lineup(session: Session, teacher: Teacher, recipe: Recipe, setting: str = "") -> list[Entry]:
@@ -93,7 +99,7 @@ def _alone(recipe: Recipe) -> dict[str, Any]:
     """What a student that learns of labels alone depends on."""
     of_teachers = (
         "about", "assistants", "balance", "generations", "label", "on_policy", "sequence_level", "pseudo_boxes",
-        "settings",
+        "settings", *SHIPPING,
     )  # fmt: skip
     kept = {key: value for key, value in recipe.resolved().items() if key not in (*of_teachers, "terms")}
     built = zip(recipe.terms, build_terms(recipe.terms), strict=True)
@@ -147,7 +153,7 @@ def train_all(session: Session, entries: Sequence[Entry]) -> None:
 
 def _train(session: Session, entry: Entry, seed: int) -> None:
     recipe, unit = entry.recipe, f"{entry.name}-{seed}"
-    place = _place(session.folder, entry.name, seed)
+    place = place_of(session.folder, entry.name, seed)
     if (place / RECORD).exists():
         return
     drawn = seed + APART * (entry.generation - 1)
@@ -156,14 +162,14 @@ def _train(session: Session, entry: Entry, seed: int) -> None:
     if entry.teacher is None:
         config = replace(config, steps=steps_of(config, len(session.data.train)))
     trained = session.train(unit, distiller, split, config, drawn, f"{entry.name} {seed + 1}/{recipe.seeds}")
-    session.keep(unit, place, recipe.student, trained, f"{entry.name}, seed {seed}")
+    session.keep(unit, place, entry.wanted or recipe.student, trained, f"{entry.name}, seed {seed}")
 
 
 def prepared(session: Session, entry: Entry, seed: int, drawn: int) -> tuple[Distiller, Any]:
     """What one training starts from: `drawn` decides the first weights and the views, `seed` who teaches."""
     recipe = entry.recipe
     torch.manual_seed(drawn)
-    student = build_student(session, recipe.student, entry.source)
+    student = entry.start(seed) if entry.start is not None else build_student(session, recipe.student, entry.source)
     split = training_split(recipe, session.data, drawn)
     teacher = entry.teacher(seed) if entry.teacher is not None else None
     if teacher is None:
@@ -220,8 +226,10 @@ def distiller_of(student: nn.Module, teacher: Teacher | None, recipe: Recipe, sp
 def candidates(folder: Path, entries: Sequence[Entry], trust_code: bool) -> Iterator[Candidate]:
     """What trainings have left, to be measured: a candidate for each seed and checkpoint."""
     for entry in entries:
+        if not entry.shown:
+            continue
         for seed in range(entry.recipe.seeds):
-            place = _place(folder, entry.name, seed)
+            place = place_of(folder, entry.name, seed)
             record = read_json(place / RECORD)
             for checkpoint in ("last", "selected"):
                 if (place / checkpoint).is_dir():
@@ -236,13 +244,14 @@ def chain_notes(folder: Path, entries: Sequence[Entry]) -> list[str]:
     notes = []
     for entry in entries:
         if entry.about:
-            records = [read_json(_place(folder, entry.name, seed) / RECORD) for seed in range(entry.recipe.seeds)]
+            records = [read_json(place_of(folder, entry.name, seed) / RECORD) for seed in range(entry.recipe.seeds)]
             seconds = sum(record["cost"]["train_seconds"] for record in records) / len(records)
             notes.append(f"{entry.name}: {entry.about}; {seconds:,.1f} s of training each")
     return notes
 
 
-def _place(folder: Path, name: str, seed: int) -> Path:
+def place_of(folder: Path, name: str, seed: int) -> Path:
+    """Where a run keeps what a training left."""
     return folder / "models" / f"{name}-{seed}"
 
 
@@ -258,7 +267,7 @@ def _same(teacher: Teacher, _seed: int) -> Teacher:
 
 def _kept_teacher(session: Session, name: str, seed: int) -> Teacher:
     """A trained student of this run, to teach; an assistant serves all seeds."""
-    place = _place(session.folder, name, 0 if name.startswith("assistant-") else seed)
+    place = place_of(session.folder, name, 0 if name.startswith("assistant-") else seed)
     return Live(load(place / "last", trust_code=session.trust_code), shortcuts=session.recipe.train.shortcuts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -58,6 +59,7 @@ def quantize_onnx(
     `static` has fixed ranges of the activations, seen in the `calibration` batches (a few hundred real inputs,
     prepared as for the model), written as pairs of QuantizeLinear and DequantizeLinear that runtimes fuse. `dynamic`
     takes the ranges of each input as it comes and needs no data; it suits transformers, and makes convolutions slow.
+    What comes behind the last layer with weights, such as a detector's boxes in pixels, stays fp32.
 
     Args:
         exclude: names of layers that stay as they are, as `layers_of` and `sensitivity` give them.
@@ -77,6 +79,7 @@ def quantize_onnx(
         batches = checked(model, calibration, source) if kind == "static" else []
         with staged_file(target) as staging:
             write_quantized(model, staging, kind, batches, exclude=list(exclude))
+            shorten_names(staging)
     return Quantized(target, kind, (source.stat().st_size, target.stat().st_size), chosen)
 
 
@@ -97,7 +100,8 @@ def write_quantized(
 ) -> None:
     """Quantizes a prepared model; `only` names the nodes to quantize, `exclude` those to leave."""
     _, quantization = _libraries()
-    options: dict[str, Any] = {"per_channel": True, "nodes_to_exclude": exclude or None, "nodes_to_quantize": only}
+    left = [*(exclude or []), *(behind_the_last_layer(model) if only is None else [])]
+    options: dict[str, Any] = {"per_channel": True, "nodes_to_exclude": left or None, "nodes_to_quantize": only}
     if kind == "static":
         quantization.quantize_static(model, target, _reader(batches, quantization), **options)
     else:
@@ -155,6 +159,51 @@ def layers_of_prepared(model: Path) -> dict[str, str]:
         for node in graph.node
         if node.op_type in WEIGHTED and any(name in constants for name in node.input[:2])
     }
+
+
+def shorten_names(path: Path) -> None:
+    """Gives all that is inside the model at `path` short names: of a small one in int8, names are a third of the
+    file."""
+    onnx, _ = _libraries()
+    model = onnx.load(path)
+    graph = model.graph
+    if any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute):
+        return  # what is inside of it may name what is outside
+    kept = {value.name for value in (*graph.input, *graph.output)} | {""}
+    free = (name for number in itertools.count() if (name := f"v{number}") not in kept)
+    names: dict[str, str] = {}
+
+    def short(name: str) -> str:
+        if name not in kept and name not in names:
+            names[name] = next(free)
+        return names.get(name, name)
+
+    used = {node.domain for node in graph.node} | {""}
+    for each in [each for each in model.opset_import if each.domain not in used]:
+        model.opset_import.remove(each)
+    del graph.value_info[:], graph.metadata_props[:], model.metadata_props[:]
+    for each in graph.initializer:
+        each.name = short(each.name)
+    for node in graph.node:
+        node.name = ""
+        node.input[:] = [short(name) for name in node.input]
+        node.output[:] = [short(name) for name in node.output]
+    onnx.save(model, path)
+
+
+def behind_the_last_layer(model: Path) -> list[str]:
+    """The names of the nodes of a prepared model whose results no layer with weights reads."""
+    onnx, _ = _libraries()
+    graph = onnx.load(model).graph
+    weighted = layers_of_prepared(model)
+    needed: set[str] = set()
+    behind = []
+    for node in reversed(graph.node):  # an ONNX graph is in the order of its computation
+        if node.name in weighted or any(name in needed for name in node.output):
+            needed.update(node.input)
+        else:
+            behind.append(node.name)
+    return behind
 
 
 def checked(model: Path, batches: Iterable[Arrays] | None, source: Path) -> list[Arrays]:

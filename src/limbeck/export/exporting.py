@@ -19,12 +19,11 @@ from limbeck.export.checking import compare, refuse
 from limbeck.export.data import Known, open_data
 from limbeck.export.graphs import need_libraries, write_graph
 from limbeck.export.plans import Plan
-from limbeck.export.readme import model_card
+from limbeck.export.readme import README, model_card
 from limbeck.files import staged_folder, write_text
 from limbeck.models import SavedCard, load, read_card
 from limbeck.models.spec import TextShape
 
-README = "README.md"
 SAMPLES = 256
 """Real inputs on which an artifact is compared with its model."""
 WRITTEN = 64
@@ -38,6 +37,7 @@ def export(
     to: Path | str,
     *,
     data: str | None = None,
+    known: Known | None = None,
     static_batch: bool = False,
     samples: int = SAMPLES,
     trust_code: bool = False,
@@ -51,6 +51,7 @@ def export(
 
     Args:
         data: data by name, where the model does not know its own or others are wanted.
+        known: the model's data, where they are open already.
         static_batch: exports it for one sample at a time whatever it can.
         say: is told of each step.
 
@@ -66,11 +67,10 @@ def export(
             f"{folder}: saved without its preprocessing, so nobody could run the artifact; save it with "
             "limbeck.save(…, preprocessing=…)"
         )
-    if to.exists() and (not to.is_dir() or (any(to.iterdir()) and not is_artifact(to))):
-        raise LimbeckError(f"{to}: is there, and is no artifact; choose another place with --to")
+    check_place(to)
     say(f"loading {folder}")
     model = load(folder, trust_code=trust_code)
-    known = open_data(folder, card, data, say)
+    known = known or open_data(folder, card, data, say)
     plan = plan_of(model, card, known)
     with staged_folder(to) as staging:
         made = _made(plan, card, known, staging, static_batch, samples, say)
@@ -79,13 +79,19 @@ def export(
     return made
 
 
-def plan_of(model: nn.Module, card: SavedCard, known: Known) -> Plan:
-    """What is exported of a model.
+def check_place(to: Path) -> None:
+    """Raises LimbeckError where something lies that an artifact must not replace."""
+    if to.exists() and (not to.is_dir() or (any(to.iterdir()) and not is_artifact(to))):
+        raise LimbeckError(f"{to}: is there, and is no artifact; choose another place with --to")
+
+
+def plan_of(model: nn.Module, card: SavedCard, known: Known, split: Any = None) -> Plan:
+    """What is exported of a model, with real inputs of a split; of the test split where none is given.
 
     Raises:
         LimbeckError: its data and it do not belong together.
     """
-    test, pixels, settings = known.data.test, card.preprocessing, known.settings
+    test, pixels, settings = known.data.test if split is None else split, card.preprocessing, known.settings
     if pixels is not None:
         test = test.with_preprocessing(pixels)
         if card.task == "object-detection":

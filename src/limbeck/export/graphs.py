@@ -55,6 +55,7 @@ def write_graph(part: Part, example: Batch, path: Path, *, static: bool) -> Grap
                     f"{_first_line(other)}"
                 ) from None
     _name_axes(model, free)
+    _bare(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     import onnx_ir
 
@@ -128,6 +129,21 @@ def _name_axes(model: Any, free: Mapping[str, Mapping[int, str]]) -> None:
         value.shape = onnx_ir.Shape(
             [each if isinstance(each, int) else names.get(str(each), each) for each in value.shape]
         )
+
+
+def _bare(model: Any) -> None:
+    """Takes out what the exporter noted of each operator's origin: of a small model that is most of the file, and has
+    paths of the machine in it."""
+    for graph in (model.graph, *(each.graph for each in model.functions.values())):
+        for node in graph.all_nodes():
+            node.metadata_props.clear()
+            node.doc_string = None
+            for value in node.outputs:
+                value.metadata_props.clear()
+        graph.metadata_props.clear()
+        for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
+            value.metadata_props.clear()
+    model.metadata_props.clear()
 
 
 def _tensors(model: Any, part: Part) -> tuple[tuple[TensorCard, ...], tuple[TensorCard, ...]]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from limbeck.artifact import ArtifactCard
+from limbeck.artifact import ArtifactCard, read_artifact_card
 from limbeck.errors import LimbeckError
 from limbeck.export.data import recipe_of, run_of
+from limbeck.files import write_text
 from limbeck.measures import measure_of
 from limbeck.results import Results, Row
+
+README = "README.md"
 
 INPUTS = {
     "image-classification": "picture.png",
@@ -54,6 +57,11 @@ NAMED = 20
 """Classes that a card names."""
 
 
+def write_model_card(folder: Path, artifact: Path) -> None:
+    """Writes the card of an artifact, made of the saved model in `folder`, with what is known of it now."""
+    write_text(artifact / README, model_card(folder, read_artifact_card(artifact), artifact.name))
+
+
 def model_card(folder: Path, card: ArtifactCard, name: str) -> str:
     """The README of an artifact that was made of the saved model in `folder`; `name` is what it is called."""
     spoken = card.task.replace("-", " ")
@@ -87,7 +95,9 @@ def _measured(folder: Path, about: Any) -> list[str]:
     row = _row(folder, about)
     if row is None:
         return ["No results of a run lie beside the model; measure it before you rely on it."]
-    where = f"On the test split of `{about.get('data', 'its data')}`, in PyTorch:"
+    run_by = "run by ONNX Runtime" if row.name.rpartition("+")[2].startswith("int8") else "in PyTorch"
+    before = ", of the model before int8" if about.get("int8") and run_by == "in PyTorch" else ""
+    where = f"On the test split of `{about.get('data', 'its data')}`, {run_by}{before}:"
     measured = [(measure_of(key), value) for key, value in row.metrics.items()]
     lines = [f"| {measure.name} | {measure.text(value, 2)} |" for measure, value in measured]
     return [where, "", "| measure | value |", "|---|---|", *lines]

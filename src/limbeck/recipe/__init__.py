@@ -18,15 +18,20 @@ from limbeck.recipe.parts import (
     StudentRecipe,
     TeacherRecipe,
 )
-from limbeck.recipe.schema import TEACHER_KEYS, Recipe, read_recipe, shipped_recipes
+from limbeck.recipe.schema import SHIPPING, TEACHER_KEYS, Recipe, read_recipe, shipped_recipes
+from limbeck.recipe.shipping import Chain, PruneRecipe, QuantizeRecipe, read_chain
 
 __all__ = [
+    "SHIPPING",
     "TEACHER_KEYS",
     "WEIGHT_KEYS",
     "AssistantRecipe",
+    "Chain",
     "LabelRecipe",
     "ModelRecipe",
+    "PruneRecipe",
     "PseudoBoxesRecipe",
+    "QuantizeRecipe",
     "Recipe",
     "SequenceRecipe",
     "StartRecipe",
@@ -35,6 +40,7 @@ __all__ = [
     "build_codecs",
     "build_loss",
     "build_terms",
+    "read_chain",
     "read_recipe",
     "shipped_recipes",
 ]

@@ -25,6 +25,16 @@ from limbeck.recipe.parts import (
     StudentRecipe,
     TeacherRecipe,
 )
+from limbeck.recipe.shipping import (
+    ALONE,
+    DISTILLED,
+    Chain,
+    PruneRecipe,
+    QuantizeRecipe,
+    chain_of_steps,
+    known_target,
+    read_chain,
+)
 from limbeck.tasks import (
     IMAGE_CLASSIFICATION,
     LANGUAGE_MODELLING,
@@ -46,7 +56,10 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 TEACHER_KEYS = frozenset().union(*(task.teacher_keys for task in TASKS.values()))
 """Keys of a teacher that only some tasks have."""
 
-SHARED = ("name", "task", "teacher", "seeds", "data.source", "data.size", "data.validation", "label")
+SHIPPING = ("compare", "steps", "prune", "quantize", "on")
+"""What says which models are compared for shipping."""
+
+SHARED = ("name", "task", "teacher", "seeds", "data.source", "data.size", "data.validation", "label", *SHIPPING)
 """What all settings of a recipe have in common: one teacher, one test split."""
 
 
@@ -57,6 +70,10 @@ class Recipe(Strict):
     between teacher and student, largest first (Mirzadeh et al. 2020, arXiv:1902.03393); `generations` above 1 let each
     student teach the next (Furlanello et al. 2018, arXiv:1805.04770). `methods` are terms by the name of a method, for
     `limbeck compare` to take in the place of the table's.
+
+    `compare` names rows by what is done to a model (`pruned+distilled+int8`), and `steps` is one such row in words
+    (`[prune, distill, quantize]`); how they are made is said by `prune` and `quantize`. With either all rows are
+    exported and measured `on` a target, such as `onnxruntime:cpu:1`.
     """
 
     name: str = Field(pattern=NAME)
@@ -77,6 +94,11 @@ class Recipe(Strict):
     seeds: int = Field(default=3, ge=1)
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     methods: dict[str, list[dict[str, Any]]] = Field(default_factory=dict)
+    compare: list[str] = Field(default_factory=list)
+    steps: list[str] = Field(default_factory=list)
+    prune: PruneRecipe = PruneRecipe()
+    quantize: QuantizeRecipe = QuantizeRecipe()
+    on: str = "onnxruntime:cpu:1"
 
     @model_validator(mode="before")
     @classmethod
@@ -115,6 +137,12 @@ class Recipe(Strict):
             raise LimbeckError(f"sequence_level: is of translations; the task is {self.task}")
         if self.pseudo_boxes is not None and self.task != OBJECT_DETECTION.name:
             raise LimbeckError(f"pseudo_boxes: is of object detection; the task is {self.task}")
+        if self.chains and len(self.teacher) > 1:
+            raise LimbeckError("compare: rows for shipping are of one teacher, and there are several; name one")
+        if self.task == TRANSLATION.name and any(chain.int8 for chain in self.chains):
+            raise LimbeckError(
+                "compare: int8 is not measured of translations, which are written step by step; leave it out"
+            )
         return self
 
     @property
@@ -146,6 +174,18 @@ class Recipe(Strict):
             except LimbeckError as error:
                 raise LimbeckError(f"methods.{name}: {error}") from None
         return value
+
+    @field_validator("on")
+    @classmethod
+    def _on(cls, value: str) -> str:
+        return known_target(value)
+
+    @property
+    def chains(self) -> list[Chain]:
+        """The rows to compare for shipping, alone and distilled first; none where nothing is asked for."""
+        asked = [read_chain(name) for name in self.compare]
+        asked += [chain_of_steps(self.steps)] if self.steps else []
+        return list(dict.fromkeys([Chain((ALONE,)), Chain((DISTILLED,)), *asked])) if asked else []
 
     def variants(self) -> dict[str, Recipe]:
         """The experiment itself under the name "", then each of `settings`."""
@@ -279,7 +319,7 @@ def _known_keys(place: Sequence[str], task: Task | None) -> list[str]:
         "student": StudentRecipe, "train": TrainConfig,
         "normalize": NormalizeRecipe, "label": LabelRecipe, "assistants": AssistantRecipe, "start": StartRecipe,
         "on_policy": OnPolicyRecipe, "sequence_level": SequenceRecipe,
-        "pseudo_boxes": PseudoBoxesRecipe,
+        "pseudo_boxes": PseudoBoxesRecipe, "prune": PruneRecipe, "quantize": QuantizeRecipe,
     }  # fmt: skip
     named = [part for part in place if not part.isdigit()]
     model = known.get(named[-1] if named else "", Recipe)

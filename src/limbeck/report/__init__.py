@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from limbeck.report.methods import methods_table
 from limbeck.report.render import render, write
+from limbeck.report.shipping import recommended, sentences
 from limbeck.report.table import terminal_table
 from limbeck.report.verdict import verdict
 
-__all__ = ["methods_table", "render", "terminal_table", "verdict", "write"]
+__all__ = ["methods_table", "recommended", "render", "sentences", "terminal_table", "verdict", "write"]

@@ -22,6 +22,7 @@ from limbeck.report.details import Book, Details
 from limbeck.report.groups import Group, compared, main_groups, pictured_groups
 from limbeck.report.methods import standing_columns, standing_figure, standing_table
 from limbeck.report.roc import roc_curves
+from limbeck.report.shipping import shipping
 from limbeck.report.svg import Picture, with_unique_ids
 from limbeck.report.table import scaled, table
 from limbeck.report.tradeoffs import COSTS, TRAINING, tradeoffs
@@ -89,6 +90,7 @@ def render(results: Results, folder: Path) -> str:
         "lines": lines,
         # Methods of one student differ in what training costs, and in nothing else.
         "measure": measure.title,
+        "shipping": shipping(results),
         "tradeoffs": tradeoffs(groups, measure, [TRAINING] if methods else COSTS),
         "measured_on": _measured_on(groups),
         "learning": learning_curves(found, measure),

@@ -28,7 +28,8 @@ def _plain(mean: float, std: float | None) -> str:
     return f"{mean:.3f}" + ("" if std is None else f" ± {std:.3f}")
 
 
-def _time(mean: float, std: float | None) -> str:
+def time_text(mean: float, std: float | None) -> str:
+    """A time in its unit, with as many figures as say something."""
     digits = 3 if mean < 1 else 2 if mean < 100 else 1
     return f"{mean:,.{digits}f}" + ("" if std is None else f" ± {std:,.{digits}f}")
 
@@ -44,7 +45,8 @@ def scaled(value: float, std: float | None = None, unit: str = "") -> str:
     return f"{value:,.0f}{spread}" + (f" {unit}" if unit else "")
 
 
-def _bytes(mean: float, std: float | None) -> str:
+def bytes_text(mean: float, std: float | None) -> str:
+    """A number of bytes with its decimal prefix."""
     return scaled(mean, std, "B")
 
 
@@ -82,17 +84,17 @@ COLUMNS = (
         for each in MEASURES.values()
     ),
     Column("size", "parameters", "parameters", "↓", "trained numbers in the model", scaled),
-    Column("size", "bytes", "size", "↓", "bytes of the weights", _bytes),
+    Column("size", "bytes", "size", "↓", "bytes of the weights", bytes_text),
     Column("size", "flops", "FLOPs", "↓", "floating-point operations a sample", scaled),
-    Column("latency", "p50", "latency, ms", "↓", "median time of a forward pass", _time),
-    Column("cost", "train_seconds", "training, s", "↓", "time to train", _time),
+    Column("latency", "p50", "latency, ms", "↓", "median time of a forward pass", time_text),
+    Column("cost", "train_seconds", "training, s", "↓", "time to train", time_text),
     Column(
         "cost",
         "peak_memory_bytes",
         "peak memory",
         "↓",
         "most memory while training, above what was in use before",
-        _bytes,
+        bytes_text,
     ),
 )
 

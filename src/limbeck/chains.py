@@ -1,0 +1,230 @@
+"""The trainings that rows for shipping need: models that are pruned, and learn again what that cost them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.compress import prune, rounds
+from limbeck.errors import LimbeckError
+from limbeck.metrics import size_of
+from limbeck.models import forward_of, load, without_answers
+from limbeck.recipe import Chain, Recipe
+from limbeck.recipe.shipping import ALONE, DISTILLED, PRUNED
+from limbeck.session import Session, training_split
+from limbeck.students import Entry, build_student, distiller_of, place_of
+from limbeck.teachers import Live, Stored, Teacher
+from limbeck.training import steps_of
+from limbeck.types import Batch
+
+TAYLOR_BATCHES = 8
+"""Batches of real samples from which Taylor's criterion is told."""
+
+Start = Callable[[int], nn.Module]
+"""From a seed to the model that its training begins with."""
+
+
+def chain_entries(session: Session, teacher: Teacher) -> list[Entry]:
+    """The entries of the recipe's chains beside those of the student alone and distilled, each after what it begins
+    with."""
+    entries: dict[str, Entry] = {}
+    for chain in session.recipe.chains:
+        for entry in _trainings(session, teacher, chain.trained):
+            entries.setdefault(entry.name, entry)
+    return list(entries.values())
+
+
+def rehearse_chains(session: Session, teacher: Teacher) -> list[nn.Module]:
+    """Builds what the chains' trainings will begin with, from untrained models where need be, and gives it.
+
+    Raises:
+        LimbeckError: one of them cannot be made, or cannot learn by the recipe's terms.
+    """
+    recipe, made = session.recipe, []
+    split = training_split(recipe, session.data, 0)
+    for entry in chain_entries(session, teacher):
+        student = _built(session, teacher)
+        of_teacher = entry.name.startswith(PRUNED)
+        model = module_of(session, teacher) if of_teacher else student
+        if PRUNED in entry.name:
+            model = pruned(session, teacher, copy.deepcopy(model), of_teacher, share=0.5)
+        distiller_of(model, teacher if entry.teacher is not None else None, recipe, split)
+        made.append(model)
+    return made
+
+
+def module_of(session: Session, teacher: Teacher) -> nn.Module:
+    """The teacher's own module, to make a student of.
+
+    Raises:
+        LimbeckError: it does not run here, or sees samples otherwise than the student.
+    """
+    live = teacher.fallback if isinstance(teacher, Stored) else teacher
+    if not isinstance(live, Live):
+        raise LimbeckError(
+            "compare: a row that begins with the teacher needs one that runs here as one model; leave the row out, or "
+            "name the teacher's model"
+        )
+    example = _example(session)
+    if not _same(live.prepare(example), example):
+        raise LimbeckError(
+            "compare: the teacher sees its samples otherwise than the student does (size, normalisation or tokens), so "
+            "that nothing made of it can take the student's place; leave rows out that begin with pruned or int8"
+        )
+    return live.model
+
+
+def pruned(
+    session: Session, teacher: Teacher, model: nn.Module, of_teacher: bool, *, share: float | None = None
+) -> nn.Module:
+    """What the recipe's `prune` leaves of `model`; `share` is of the channels to remove, in the place of a target."""
+    wanted, example = session.recipe.prune, _example(session)
+    target: dict[str, Any] = {name: getattr(wanted, name) for name in ("ratio", "flops", "latency")}
+    if share is not None:
+        target = {"ratio": share}
+    elif all(value is None for value in target.values()):
+        target = {"flops": _students_share(session, teacher, example) if of_teacher else 0.5}
+    options: dict[str, Any] = {}
+    if wanted.by == "taylor":
+        split = session.task.alone(training_split(session.recipe, session.data, 0))
+        size = session.recipe.train.batch_size
+        starts = range(0, min(len(split), TAYLOR_BATCHES * size), size)
+        batches = [split.__getitems__(list(range(start, min(start + size, len(split))))) for start in starts]
+        options = {"loss": _loss_on_labels(session.recipe, split), "batches": batches}
+    return prune(
+        model,
+        example,
+        by=wanted.by,
+        scope=wanted.scope,
+        keep=wanted.keep,
+        round_to=wanted.round_to,
+        **target,
+        **options,
+    ).module
+
+
+def _trainings(session: Session, teacher: Teacher, chain: Chain) -> list[Entry]:
+    """A chain's own trainings, in order."""
+    found: list[Entry] = []
+    before: str | None = None
+    waiting = False
+    for index, step in enumerate(chain.steps):
+        name = "+".join(chain.steps[: index + 1])
+        following = chain.steps[index + 1] if index + 1 < len(chain.steps) else ""
+        if step == PRUNED:
+            waiting = True
+            if following == DISTILLED:
+                continue
+        if name not in (ALONE, DISTILLED):
+            found += _rounds(session, teacher, name, before, waiting, taught=step == DISTILLED)
+        before, waiting = name, False
+    return found
+
+
+def _rounds(
+    session: Session, teacher: Teacher, name: str, before: str | None, cut: bool, *, taught: bool
+) -> list[Entry]:
+    """The trainings of one step: several where the recipe prunes in rounds."""
+    recipe, count = session.recipe, session.recipe.prune.rounds if cut else 1
+    total = steps_of(recipe.train, len(training_split(recipe, session.data, 0)))
+    if count > 1:
+        recipe = recipe.model_copy(update={"train": replace(recipe.train, steps=max(1, total // count))})
+    of_teacher = before is None or before.startswith(PRUNED)
+    entries = []
+    for number in range(1, count + 1):
+        last = number == count
+        own = name if last else f"{name}-round{number}"
+        start = partial(_start, session, teacher, before, cut, number if count > 1 else 0)
+        entries.append(
+            Entry(
+                own, recipe, partial(_always, teacher) if taught else None, partial(_always, teacher, 0),
+                family=_family(name), about=_about(before, cut, taught) if last else "",
+                start=start, wanted=session.recipe.teacher[0] if of_teacher else None, shown=last,
+            )
+        )  # fmt: skip
+        before = own
+    return entries
+
+
+def _family(name: str) -> str:
+    """Models that were pruned from the same are of one architecture, whoever taught them."""
+    if not name.startswith(PRUNED):
+        return name
+    return name.removesuffix(f"+{DISTILLED}")
+
+
+def _about(before: str | None, cut: bool, taught: bool) -> str:
+    origin = before or "the teacher"
+    return f"{origin}{', pruned,' if cut else ''} learned on {'from the teacher' if taught else 'labels alone'}"
+
+
+def _start(session: Session, teacher: Teacher, before: str | None, cut: bool, number: int, seed: int) -> nn.Module:
+    """What a training begins with: a model of this run, and what is left of it where it is pruned; `number` is the
+    round's, 0 where there are no rounds."""
+    if before is None:
+        model = copy.deepcopy(module_of(session, teacher)).cpu()
+    else:
+        model = load(place_of(session.folder, before, seed) / "last", trust_code=session.trust_code)
+    if not cut:
+        return model
+    of_teacher = before is None or before.startswith(PRUNED)
+    return pruned(session, teacher, model, of_teacher, share=_share_of_round(session, teacher, of_teacher, number))
+
+
+def _share_of_round(session: Session, teacher: Teacher, of_teacher: bool, number: int) -> float | None:
+    """What a round removes of the channels that are left; None where there are no rounds."""
+    if not number:
+        return None
+    wanted = session.recipe.prune
+    ratio = wanted.ratio
+    if ratio is None:
+        flops = wanted.flops or (_students_share(session, teacher, _example(session)) if of_teacher else 0.5)
+        ratio = 1 - flops**0.5  # channels count where they are made and where they are read
+    return rounds(ratio, wanted.rounds)[number - 1]
+
+
+def _students_share(session: Session, teacher: Teacher, example: Batch) -> float:
+    """The student's FLOPs as a share of the teacher's."""
+    models = (_built(session, teacher), module_of(session, teacher))
+    small, large = (size_of(model, example, forward_of(model))["flops"] for model in models)
+    if small >= large:
+        raise LimbeckError(
+            f"prune: the student has {small:,.0f} FLOPs and the teacher {large:,.0f}, so there is nothing to cut away; "
+            "say how much to prune (prune.ratio or prune.flops)"
+        )
+    return small / large
+
+
+def _built(session: Session, teacher: Teacher) -> nn.Module:
+    with torch.random.fork_rng():
+        return build_student(session, session.recipe.student, partial(_always, teacher, 0))
+
+
+def _loss_on_labels(recipe: Recipe, split: Any) -> Callable[[nn.Module, Batch], Tensor]:
+    known: dict[int, Any] = {}
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        if id(model) not in known:
+            known[id(model)] = distiller_of(model, None, recipe, split)
+        found: Tensor = known[id(model)](batch).loss
+        return found
+
+    return loss
+
+
+def _example(session: Session) -> dict[str, Tensor]:
+    return dict(without_answers(session.data.train.__getitems__([0, 1])))
+
+
+def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def _always(teacher: Teacher, _seed: int) -> Teacher:
+    return teacher
