@@ -78,13 +78,13 @@ def ship(session: Session, entries: Sequence[Entry]) -> list[Shipped]:
     for shipped in _planned(session, families):
         if not is_artifact(shipped.fp32):
             session.say(f"exporting {shipped.fp32.name}")
-            export(shipped.saved, shipped.fp32, known=_known(session), trust_code=session.trust_code)
+            export(shipped.saved, shipped.fp32, known=known_of(session), trust_code=session.trust_code)
         if not is_artifact(shipped.artifact):
             assert shipped.chain is not None
             session.say(f"writing {shipped.name}, seed {shipped.seed}")
             wanted = session.recipe.quantize
             quantize_artifact(
-                shipped.fp32, shipped.artifact, shipped.saved, _known(session), kind=_kind(session, shipped.chain),
+                shipped.fp32, shipped.artifact, shipped.saved, known_of(session), kind=_kind(session, shipped.chain),
                 calibration=wanted.calibration, exclude=wanted.exclude, row=f"{shipped.name}, seed {shipped.seed}",
                 trust_code=session.trust_code,
             )  # fmt: skip
@@ -142,7 +142,7 @@ def notes_on_int8(session: Session, shipped: Sequence[Shipped], rows: Sequence[R
             notes.append(f"{each.name}: {found.sentence()}")
             continue
         session.say(f"{each.name}: looking for the layers that int8 costs most")
-        feeds = calibration_feeds(each.saved, each.fp32, _known(session), SENSITIVE_SAMPLES, session.trust_code)
+        feeds = calibration_feeds(each.saved, each.fp32, known_of(session), SENSITIVE_SAMPLES, session.trust_code)
         layers = sensitivity(
             each.fp32 / "model.onnx", feeds, kind=_kind(session, each.chain), seconds=SENSITIVE_SECONDS
         )
@@ -161,7 +161,7 @@ def _planned(session: Session, families: dict[str, str]) -> Iterator[Shipped]:
     """What is to be made, each after what it is made of."""
     place = session.folder / ARTIFACTS
     chains = session.recipe.chains
-    teacher = _teachers_folder(session)
+    teacher = teachers_folder(session)
     if teacher is not None:
         yield Shipped(TEACHER, 0, TEACHER, teacher, place / TEACHER, place / TEACHER)
     for chain in chains:
@@ -181,13 +181,14 @@ def _planned(session: Session, families: dict[str, str]) -> Iterator[Shipped]:
             yield Shipped(chain.name, seed, family, saved, artifact, fp32, chain)
 
 
-def _teachers_folder(session: Session) -> Path | None:
+def teachers_folder(session: Session) -> Path | None:
     """Where the teacher is saved, if it is."""
     places = (session.folder / TEACHER / "last", Path(session.recipe.teacher[0].model))
     return next((place for place in places if is_saved(place)), None)
 
 
-def _known(session: Session) -> Known:
+def known_of(session: Session) -> Known:
+    """The session's data, as an export asks for them."""
     return Known(session.task, session.recipe.data, session.data, session.recipe.data.source)
 
 

@@ -41,7 +41,7 @@ from limbeck.training import TrainConfig, Trained, train
 
 RECORD = "record.json"
 RECIPE = "recipe.yaml"
-GROWS = ("seeds", "about", "compare", "steps", "on")
+GROWS = ("seeds", "about", "compare", "steps", "on", "fit")
 """What may change in a recipe without making another run of it: more seeds and more rows only add."""
 
 
@@ -103,10 +103,10 @@ class Session:
         """Writes a finished training, models and record, whole or not at all; then its checkpoints can go."""
         if processes().is_main_process:
             with staged_folder(place) as staging:
-                self._save(staging / "last", wanted, trained, label)
+                self.write_model(staging / "last", wanted, trained.module, label)
                 if trained.selected is not None:
                     trained.module.load_state_dict(trained.selected)
-                    self._save(staging / "selected", wanted, trained, label)
+                    self.write_model(staging / "selected", wanted, trained.module, label)
                 cost = {"train_seconds": trained.seconds, "peak_memory_bytes": trained.peak_memory}
                 write_json(staging / RECORD, {"cost": cost, "history": trained.history})
             shutil.rmtree(self.folder / "work" / unit, ignore_errors=True)
@@ -115,9 +115,10 @@ class Session:
             self.say(f"{label}: {reached}in {trained.seconds:.1f} s")
         processes().wait_for_everyone()
 
-    def _save(self, place: Path, wanted: ModelRecipe, trained: Trained, label: str) -> None:
+    def write_model(self, place: Path, wanted: ModelRecipe, module: nn.Module, label: str) -> None:
+        """Saves a module that `wanted` builds as this run's model, with what its data say of it."""
         save(
-            trained.module,
+            module,
             place,
             spec=_spec(wanted) if wanted.model else None,
             shape=self.task.shape(self.data),

@@ -67,7 +67,7 @@ def quantize_artifact(
     feeds: dict[str, list[Arrays]] = {name: [] for name in graphs}
     if kind == "static":
         say(f"int8: looking at {calibration} training samples")
-        for given in _running(plan_of(model, saved, known, known.data.train), graphs, calibration, card.batch):
+        for given in real_feeds(plan_of(model, saved, known, known.data.train), graphs, calibration, card.batch):
             for name, graph in graphs.items():
                 feeds[name].append({each: given[each] for each in graph.inputs})
     with staged_folder(to) as staging:
@@ -119,10 +119,12 @@ def calibration_feeds(folder: Path, source: Path, known: Known, samples: int, tr
     ((name, each),) = card.graphs.items()
     graphs = {name: Graph(source / each.file, each, batch=card.batch, threads=1)}
     plan = plan_of(load(folder, trust_code=trust_code), read_card(folder), known, known.data.train)
-    return [{key: given[key] for key in graphs[name].inputs} for given in _running(plan, graphs, samples, card.batch)]
+    return [{key: given[key] for key in graphs[name].inputs} for given in real_feeds(plan, graphs, samples, card.batch)]
 
 
-def _running(plan: Plan, graphs: Mapping[str, Graph], samples: int, batch: int | None) -> Iterator[dict[str, Any]]:
+def real_feeds(
+    plan: Plan, graphs: Mapping[str, Graph], samples: int, batch: int | None = None
+) -> Iterator[dict[str, Any]]:
     """Real inputs of the plan's data, spread over them, with what each graph makes for the next."""
     places = np.unique(np.linspace(0, plan.count - 1, min(samples, plan.count)).astype(int)).tolist()
     step = batch or BATCH

@@ -80,17 +80,25 @@ class ConvNet(nn.Module):
         return logits
 
 
+def _two(widths: Sequence[int]) -> tuple[int, int]:
+    if len(widths) != 2 or min(widths) < 1:
+        raise LimbeckError(f"widths: expected the channels of both stages, two numbers above 0, got {list(widths)}")
+    return (int(widths[0]), int(widths[1]))
+
+
 def conv_teacher(
     *,
     num_classes: int = 10,
     in_channels: int = 1,
     image_size: tuple[int, int] = (28, 28),
     dropout: float = 0.3,
+    widths: Sequence[int] = (32, 64),
+    dense: int = 128,
 ) -> ConvNet:
     """32 and 64 channels, 128 hidden units: 421,834 parameters for 1×28×28 and 10 classes."""
     return ConvNet(
-        widths=(32, 64),
-        dense=128,
+        widths=_two(widths),
+        dense=dense,
         dropout=dropout,
         num_classes=num_classes,
         in_channels=in_channels,
@@ -104,11 +112,13 @@ def conv_student(
     in_channels: int = 1,
     image_size: tuple[int, int] = (28, 28),
     dropout: float = 0.0,
+    widths: Sequence[int] = (16, 32),
+    dense: int = 0,
 ) -> ConvNet:
     """16 and 32 channels, no hidden layer: 20,538 parameters for 1×28×28 and 10 classes."""
     return ConvNet(
-        widths=(16, 32),
-        dense=0,
+        widths=_two(widths),
+        dense=dense,
         dropout=dropout,
         num_classes=num_classes,
         in_channels=in_channels,

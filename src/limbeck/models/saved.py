@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,6 +35,7 @@ from limbeck.models.lora import merged
 from limbeck.models.poses import build_poses, build_vitpose, wants_keypoints
 from limbeck.models.pruned import install_pruning, pruning_of
 from limbeck.models.renumbered import blank_numbers, install_renumbering, renumbering_of
+from limbeck.models.resolution import RESOLUTION, build_coarse
 from limbeck.models.reused import install, plan_of
 from limbeck.models.spec import AnyShape, ModelSpec, Shape, TextShape
 from limbeck.models.weights import load_strictly, read_state_dict, unique_tensors
@@ -213,6 +215,8 @@ def _rebuilt(card: SavedCard, folder: Path, trust_code: bool) -> nn.Module:
 
 def build_untrained(spec: ModelSpec, shape: AnyShape, *, trust_code: bool) -> nn.Module:
     """The model of any name but a folder's, with the weights that its library gives it."""
+    if RESOLUTION in spec.options:
+        return build_coarse(spec, shape, partial(build_untrained, trust_code=trust_code))
     prefix = spec.name.partition(":")[0] + ":"
     wants_embedding(spec, shape)
     if wants_keypoints(spec, shape) and isinstance(shape, Shape):

@@ -29,6 +29,7 @@ from limbeck.recipe.shipping import (
     ALONE,
     DISTILLED,
     Chain,
+    FitRecipe,
     PruneRecipe,
     QuantizeRecipe,
     chain_of_steps,
@@ -56,7 +57,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 TEACHER_KEYS = frozenset().union(*(task.teacher_keys for task in TASKS.values()))
 """Keys of a teacher that only some tasks have."""
 
-SHIPPING = ("compare", "steps", "prune", "quantize", "on")
+SHIPPING = ("compare", "steps", "prune", "quantize", "on", "fit")
 """What says which models are compared for shipping."""
 
 SHARED = ("name", "task", "teacher", "seeds", "data.source", "data.size", "data.validation", "label", *SHIPPING)
@@ -99,6 +100,7 @@ class Recipe(Strict):
     prune: PruneRecipe = PruneRecipe()
     quantize: QuantizeRecipe = QuantizeRecipe()
     on: str = "onnxruntime:cpu:1"
+    fit: FitRecipe = FitRecipe()
 
     @model_validator(mode="before")
     @classmethod
@@ -320,6 +322,7 @@ def _known_keys(place: Sequence[str], task: Task | None) -> list[str]:
         "normalize": NormalizeRecipe, "label": LabelRecipe, "assistants": AssistantRecipe, "start": StartRecipe,
         "on_policy": OnPolicyRecipe, "sequence_level": SequenceRecipe,
         "pseudo_boxes": PseudoBoxesRecipe, "prune": PruneRecipe, "quantize": QuantizeRecipe,
+        "fit": FitRecipe, "students": StudentRecipe,
     }  # fmt: skip
     named = [part for part in place if not part.isdigit()]
     model = known.get(named[-1] if named else "", Recipe)

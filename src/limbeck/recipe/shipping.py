@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from limbeck.bench.targets import PYTORCH, Target
 from limbeck.compress.importance import CRITERIA, Criterion
 from limbeck.errors import LimbeckError, nearest
-from limbeck.recipe.parts import Strict
+from limbeck.recipe.parts import Strict, StudentRecipe
 
 ALONE, DISTILLED, PRUNED, INT8 = "alone", "distilled", "pruned", "int8"
 KINDS = {INT8: "", "int8-static": "static", "int8-dynamic": "dynamic"}
@@ -124,3 +124,22 @@ def known_target(value: Any) -> str:
     if target.runtime in PYTORCH:
         raise LimbeckError(f"on: {target} runs no file, and a file is what is shipped; take onnxruntime or openvino")
     return str(target)
+
+
+class FitRecipe(Strict):
+    """What `limbeck fit` tries: `students` in the place of those that follow from the recipe's own, the teacher pruned
+    to shares of its FLOPs (`prune`; none where the list is empty), in int8 where `int8`. At most `candidates` that fit
+    are distilled, those nearest to the budget; the last of them for the recipe's `train`, those before for half as long
+    each round."""
+
+    students: list[StudentRecipe] = Field(default_factory=list)
+    prune: list[float] | None = None
+    int8: bool = True
+    candidates: int = Field(default=8, ge=1)
+
+    @model_validator(mode="after")
+    def _shares(self) -> FitRecipe:
+        for share in self.prune or []:
+            if not 0 < share < 1:
+                raise ValueError(f"fit.prune: expected shares of FLOPs above 0 and below 1, got {share}")
+        return self
