@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from limbeck.commands.bench import bench
+from limbeck.commands.serve import serve
 from limbeck.commands.ship import export, predict
 from limbeck.errors import LimbeckError
 from limbeck.terminal import clear_errors, console, findings_table, say
@@ -361,6 +362,7 @@ def methods() -> None:
 app.command()(bench)
 app.command()(export)
 app.command()(predict)
+app.command()(serve)
 
 
 def main() -> None:

@@ -1,0 +1,69 @@
+"""A server from its start to its end."""
+
+from __future__ import annotations
+
+import math
+import signal
+import socket
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from limbeck.errors import LimbeckError
+from limbeck.serve.limits import Limits
+
+NEEDED = ("onnxruntime", "prometheus_client", "python_multipart", "starlette", "uvicorn")
+
+
+def serve(
+    folder: Path, teacher: Path | None = None, *, host: str = "127.0.0.1", port: int = 8000, threads: int | None = None,
+    batch: int = 32, wait: float = 0.002, limits: Limits | None = None, say: Callable[[str], None] = print,
+) -> None:  # fmt: skip
+    """Serves an artifact until the process is told to end (SIGTERM, or Ctrl+C); what is asked by then is answered.
+
+    Args:
+        teacher: an artifact of the same task, whose answers are given beside.
+        port: 0 takes a free one.
+        threads: CPU threads of each model; None leaves it to ONNX Runtime.
+        batch: inputs that are run together, at most.
+        wait: seconds that a request waits for others to be run with.
+
+    Raises:
+        LimbeckError: a library is missing, an artifact cannot be served, or the address cannot be had.
+    """
+    missing = [each for each in NEEDED if find_spec(each) is None]
+    if missing:
+        raise LimbeckError(f'serve needs {", ".join(missing)}: pip install "limbeck[serve]"')
+    import uvicorn
+
+    from limbeck.serve.application import Application
+    from limbeck.serve.live import Live
+
+    limits = limits or Limits()
+    live = Live(folder, threads=threads)
+    other = None if teacher is None else Live(teacher, threads=threads, task=live.card.task)
+    application = Application(live, other, limits=limits, batch=batch, wait=wait, say=say)
+    listening = _listening(host, port)
+    config = uvicorn.Config(
+        application.asgi, log_config=None, access_log=False, lifespan="on", server_header=False,
+        timeout_graceful_shutdown=math.ceil(limits.seconds) + 1,
+    )  # fmt: skip
+    name = f"[{host}]" if ":" in host else host
+    beside = "" if other is None else f", beside {other.current.name} of {teacher}"
+    say(f"{live.card.task}, version {live.current.name} of {folder}{beside}")
+    say(f"open    http://{name}:{listening.getsockname()[1]}/  (also /predict, /healthz, /metrics)\nend it  Ctrl+C")
+    # uvicorn raises the signal again once it has ended well; nothing is left to do for it then.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    with listening:
+        uvicorn.Server(config).run(sockets=[listening])
+    say("ended")
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise LimbeckError(f"{host}:{port}: cannot listen there ({reason}); give another --host or --port") from None
