@@ -55,8 +55,8 @@ def graph(
     return GraphCard(path.name, cards(inputs), cards(outputs))
 
 
-def tiny(folder: Path, task: str, seed: int = 0) -> Path:
-    """An artifact of the task; another seed answers otherwise."""
+def tiny(folder: Path, task: str, seed: int = 0, **settings: Any) -> Path:
+    """An artifact of the task; another seed answers otherwise. `settings` are of the reading of answers."""
     folder.mkdir(parents=True)
     draw = np.random.default_rng(seed)
     pictures = task in ("image-classification", "object-detection", "pose-estimation", "face-recognition")
@@ -66,7 +66,7 @@ def tiny(folder: Path, task: str, seed: int = 0) -> Path:
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
         tokenizer.save(str(folder / "tokenizer.json"))
     sums = {each.name: checksum(each) for each in folder.iterdir()}
-    card = ArtifactCard(task, CLASSES, graphs, more.get("pixels"), more.get("tokens"), reading, sha256=sums)
+    card = ArtifactCard(task, CLASSES, graphs, more.get("pixels"), more.get("tokens"), reading | settings, sha256=sums)
     write_artifact_card(folder, card)
     return folder
 

@@ -91,7 +91,9 @@ class Application:
         try:
             response = _json(200, await self._answers(request, body))
         except Refused as refusal:
-            await body.drain()
+            body.release()
+            if refusal.status != 408:
+                await body.drain()
             response = _json(refusal.status, {"error": refusal.message}, refusal.headers)
         except ClientDisconnect:
             response = _json(400, {"error": "the client has gone"})

@@ -6,13 +6,14 @@ import math
 import signal
 import socket
 from collections.abc import Callable
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 
 from limbeck.errors import LimbeckError
 from limbeck.serve.limits import Limits
 
 NEEDED = ("onnxruntime", "prometheus_client", "python_multipart", "starlette", "uvicorn")
+"""Libraries that a server needs beside those of an artifact."""
 
 
 def serve(
@@ -31,9 +32,11 @@ def serve(
     Raises:
         LimbeckError: a library is missing, an artifact cannot be served, or the address cannot be had.
     """
-    missing = [each for each in NEEDED if find_spec(each) is None]
-    if missing:
-        raise LimbeckError(f'serve needs {", ".join(missing)}: pip install "limbeck[serve]"')
+    for each in NEEDED:
+        try:
+            import_module(each)
+        except ImportError:
+            raise LimbeckError(f'serve needs {each}, which is not here: pip install "limbeck[serve]"') from None
     import uvicorn
 
     from limbeck.serve.application import Application
@@ -62,8 +65,14 @@ def serve(
 
 def _listening(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Of the protocol by its name: asyncio sends small packets at once on such sockets alone.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(2048)
+    except OSError as error:
+        listening.close()
+        reason = error.strerror or str(error)
         raise LimbeckError(f"{host}:{port}: cannot listen there ({reason}); give another --host or --port") from None
+    return listening

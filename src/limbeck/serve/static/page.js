@@ -14,6 +14,7 @@ const OPTIONAL = new Set(["box", "other", "pair"]);
 const PICTURES = new Set(["picture", "other"]);
 const COLOURS = ["#0b62c4", "#c2410c", "#0f7b4a", "#8b2fc9", "#b00020", "#0e7490", "#7a5c00", "#be1a7a"];
 const SHOWN = 12;
+const SMALL = 160;
 const $ = (id) => document.getElementById(id);
 const state = { server: null, pictures: {}, busy: false };
 
@@ -138,6 +139,7 @@ async function canvas(label) {
     const image = await createImageBitmap(file);
     node.width = image.width;
     node.height = image.height;
+    if (image.width < SMALL) node.className = "small";
     const pen = node.getContext("2d");
     pen.drawImage(image, 0, 0);
     const unit = Math.max(image.width, image.height) / 320;
@@ -172,7 +174,7 @@ async function objects(found) {
   }
   const rows = kept.map((each) => [each.class, each.score.toFixed(3), each.box.map((edge) => edge.toFixed(0)).join(", ")]);
   const rest = found.length - kept.length;
-  const note = made("p", { className: "note", textContent: `${kept.length} objects` + (rest ? `, and ${rest} less likely ones` : "") });
+  const note = made("p", { className: "note", textContent: `${kept.length} ${kept.length === 1 ? "object" : "objects"}` + (rest ? `, and ${rest} less likely ones` : "") });
   return [node, note, ...rows.length ? [table(["class", "score", "left, top, right, bottom"], rows)] : []];
 }
 
