@@ -6,25 +6,20 @@ import base64
 import hashlib
 import re
 import shutil
-import socket
 import subprocess
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
 from tests.serve.browser import Browser, chromium
+from tests.serve.listening import listening
 from tests.serve.tiny import encoded, png, tiny
 
 from limbeck.artifact import open_artifact
-from limbeck.serve.application import Application
 from limbeck.serve.fields import FIELDS
-from limbeck.serve.live import Live
 from limbeck.serve.page import PARTS, page
 
 
@@ -74,23 +69,6 @@ def test_the_script_is_valid_and_knows_every_task() -> None:
         pytest.skip("no JavaScript engine here: node")
     done = subprocess.run([node, "--check", str(PARTS / "page.js")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-@contextmanager
-def listening(folder: Path, teacher: Path | None = None) -> Iterator[str]:
-    """A server in a thread, and its address."""
-    live = Live(folder, threads=1)
-    other = None if teacher is None else Live(teacher, threads=1)
-    with socket.create_server(("127.0.0.1", 0)) as own:
-        config = uvicorn.Config(Application(live, other).asgi, log_config=None, lifespan="on")
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [own]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{own.getsockname()[1]}/"
-        finally:
-            server.should_exit = True
-            thread.join(20)
 
 
 @pytest.fixture(scope="module")

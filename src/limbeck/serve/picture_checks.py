@@ -13,7 +13,6 @@ from limbeck.serve.refusals import Refused
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 """What Pillow may read of strangers: not those that run other programs, or hardly anybody looks after."""
-Image.init()
 
 
 def check_picture(data: bytes, name: str, card: PictureCard | None, limits: Limits) -> tuple[int, int]:

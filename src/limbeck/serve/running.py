@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import socket
 from collections.abc import Callable
@@ -37,9 +36,8 @@ def serve(
             import_module(each)
         except ImportError:
             raise LimbeckError(f'serve needs {each}, which is not here: pip install "limbeck[serve]"') from None
-    import uvicorn
-
     from limbeck.serve.application import Application
+    from limbeck.serve.connections import server_of
     from limbeck.serve.live import Live
 
     limits = limits or Limits()
@@ -47,10 +45,6 @@ def serve(
     other = None if teacher is None else Live(teacher, threads=threads, task=live.card.task)
     application = Application(live, other, limits=limits, batch=batch, wait=wait, say=say)
     listening = _listening(host, port)
-    config = uvicorn.Config(
-        application.asgi, log_config=None, access_log=False, lifespan="on", server_header=False,
-        timeout_graceful_shutdown=math.ceil(limits.seconds) + 1,
-    )  # fmt: skip
     name = f"[{host}]" if ":" in host else host
     beside = "" if other is None else f", beside {other.current.name} of {teacher}"
     say(f"{live.card.task}, version {live.current.name} of {folder}{beside}")
@@ -59,7 +53,7 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     with listening:
-        uvicorn.Server(config).run(sockets=[listening])
+        server_of(application).run(sockets=[listening])
     say("ended")
 
 
