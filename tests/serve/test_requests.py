@@ -207,6 +207,12 @@ def test_pictures_that_are_larger_than_they_look_are_refused(tmp_path: Path) -> 
             refused(client.post("/predict", content=bomb(width, height), headers=raw), 413, "0.01 million pixels")
         assert client.post("/predict", content=png(1, (100, 100)), headers=raw).status_code == 200
         refused(client.post("/predict", content=png(1, (1, 9000)), headers=raw), 422, "too long and narrow")
+        half = text64(png(1, (60, 80)))
+        assert client.post("/predict", json={"inputs": [half, half]}).status_code == 200
+        refused(client.post("/predict", json={"inputs": [half] * 3}), 413, "input 2: ", "several requests")
+    with serving(tiny(tmp_path / "faces", "face-recognition"), pixels=10_000) as client:
+        half = text64(png(1, (60, 90)))
+        refused(client.post("/predict", json={"input": {"picture": half, "other": half}}), 413, "input 0: other")
     heavy = png(1)[:33] + chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(80_000_000))) + png(1)[33:]
     with serving(folder) as client:
         refused(client.post("/predict", content=heavy, headers=raw), 422, "not a readable picture")

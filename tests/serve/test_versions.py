@@ -63,7 +63,7 @@ def test_a_new_version_is_taken_once_its_folder_is_quiet(folder: Path, tmp_path:
 
 
 def test_a_link_that_is_turned_is_a_new_version(tmp_path: Path) -> None:
-    """A link that is followed once and for all."""
+    """A link that is followed once and for all, or again for each file, while it is turned."""
     for seed in (0, 1):
         tiny(tmp_path / f"v{seed}", TASK, seed=seed)
     link = tmp_path / "current"
@@ -72,7 +72,9 @@ def test_a_link_that_is_turned_is_a_new_version(tmp_path: Path) -> None:
     first = live.current.name
     (tmp_path / "new").symlink_to(tmp_path / "v1")
     os.replace(tmp_path / "new", link)
+    assert live.current.artifact.folder == tmp_path / "v0"
     looks(live)
+    assert live.current.artifact.folder == tmp_path / "v1"
     assert live.current.name != first
     assert live.rejected is None
 

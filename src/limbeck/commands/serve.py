@@ -25,14 +25,13 @@ def serve(
     wait_ms: Annotated[
         float, typer.Option("--wait-ms", min=0, max=1000, help="How long a request waits for others to be run with.")
     ] = 2.0,
-    max_mb: Annotated[float, typer.Option("--max-mb", min=0.001, help="Megabytes of a request, at most.")] = 16.0,
+    max_mb: Annotated[float, typer.Option("--max-mb", min=0.001, help="Megabytes of a request.")] = 16.0,
     max_megapixels: Annotated[
-        float, typer.Option("--max-megapixels", min=0.001, max=89, help="Million pixels of a picture, at most.")
+        float,
+        typer.Option("--max-megapixels", min=0.001, max=89, help="Million pixels of a request's pictures."),
     ] = 50.0,
-    max_inputs: Annotated[int, typer.Option("--max-inputs", min=1, help="Inputs of a request, at most.")] = 32,
-    max_characters: Annotated[
-        int, typer.Option("--max-characters", min=1, help="Characters of a text, at most.")
-    ] = 20_000,
+    max_inputs: Annotated[int, typer.Option("--max-inputs", min=1, help="Inputs of a request.")] = 32,
+    max_characters: Annotated[int, typer.Option("--max-characters", min=1, help="Characters of a text.")] = 20_000,
     max_waiting: Annotated[
         int, typer.Option("--max-waiting", min=1, help="Inputs that may wait; others get 503 and come back later.")
     ] = 256,

@@ -136,7 +136,7 @@ class Application:
                 items = of_form(request.headers["content-type"], data, limits)
             else:
                 items = of_one(card.task, kind, data, request.query_params)
-            return [checked(card, each, number, limits) for number, each in enumerate(items)]
+            return checked(card, items, limits)
 
         # Large ones would keep all others waiting.
         return read() if len(data) < 2**14 else await asyncio.to_thread(read)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,12 +39,22 @@ PICTURES = frozenset({"picture", "other"})
 """Parts that are pictures; of the others all but the box are texts."""
 
 
-def checked(card: ArtifactCard, item: Mapping[str, Any], number: int, limits: Limits) -> Any:
-    """An input as the artifact takes it, of parts that are bytes (pictures), texts and numbers (a box).
+def checked(card: ArtifactCard, items: Sequence[Mapping[str, Any]], limits: Limits) -> list[Any]:
+    """The inputs of a request as the artifact takes them, of parts that are bytes (pictures), texts and a box.
 
     Raises:
-        Refused: a part is missing, unknown, or not what it should be.
+        Refused: a part is missing, unknown, or not what it should be, or the pictures have too many pixels.
     """
+    inputs, pixels = [], 0
+    for number, item in enumerate(items):
+        given, own = _checked(card, item, number, limits, limits.pixels - pixels)
+        inputs.append(given)
+        pixels += own
+    return inputs
+
+
+def _checked(card: ArtifactCard, item: Mapping[str, Any], number: int, limits: Limits, left: int) -> tuple[Any, int]:
+    """An input, and how many of the pixels that are left it has."""
     fields = FIELDS[card.task]
     for key in fields.needed:
         if item.get(key) is None:
@@ -53,20 +63,21 @@ def checked(card: ArtifactCard, item: Mapping[str, Any], number: int, limits: Li
         if key not in (*fields.needed, *fields.more):
             raise Refused(422, f"input {number}: unknown part {key!r:.60}; give {fields}")
     found: dict[str, Any] = {}
-    size = (0, 0)
+    size, pixels = (0, 0), 0
     for key, value in item.items():
         if value is None or key == "box":
             continue
         if key in PICTURES:
             if not isinstance(value, bytes):
                 raise Refused(422, f"input {number}: {key}: expected a picture, got {type(value).__name__}")
-            size = check_picture(value, f"input {number}: {key}", card.pixels, limits)
+            size = check_picture(value, f"input {number}: {key}", card.pixels, limits, left - pixels)
+            pixels += size[0] * size[1]
         else:
             check_text(value, f"input {number}: {key}", limits)
         found[key] = value
     if item.get("box") is not None:
         found["box"] = _box(item["box"], number, max(size))
-    return found if len(found) > 1 else found[fields.needed[0]]
+    return (found if len(found) > 1 else found[fields.needed[0]]), pixels
 
 
 def check_text(value: Any, name: str, limits: Limits) -> None:

@@ -13,7 +13,7 @@ class Limits:
 
     Attributes:
         body: bytes of a request.
-        pixels: pixels of a picture, which a small file may have many of.
+        pixels: pixels of a request's pictures, which small files may have many of.
         inputs: inputs of a request.
         characters: characters of a text.
         waiting: inputs that wait or are run at a time; more are told to come back later.

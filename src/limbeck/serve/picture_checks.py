@@ -15,8 +15,8 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")
 """What Pillow may read of strangers: not those that run other programs, or hardly anybody looks after."""
 
 
-def check_picture(data: bytes, name: str, card: PictureCard | None, limits: Limits) -> tuple[int, int]:
-    """The width and height of a picture as its file says; its pixels are not decoded.
+def check_picture(data: bytes, name: str, card: PictureCard | None, limits: Limits, left: int) -> tuple[int, int]:
+    """The width and height of a picture as its file says; its pixels, of which `left` are the most, are not decoded.
 
     Raises:
         Refused: it is none, or has too many pixels, or would have while it is resized.
@@ -30,7 +30,7 @@ def check_picture(data: bytes, name: str, card: PictureCard | None, limits: Limi
         if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
             raise _too_many(name, limits) from None
         raise _unreadable(name) from None
-    if width * height > limits.pixels:
+    if width * height > left:
         raise _too_many(name, limits, width, height)
     if card is not None and card.resized == "middle":
         # The shorter side becomes that of the model's input: a line of pixels becomes a very long picture.
@@ -60,6 +60,6 @@ def _too_many(name: str, limits: Limits, width: int = 0, height: int = 0) -> Ref
     most = limits.pixels / 1e6
     return Refused(
         413,
-        f"{name}: {size}{most:g} million pixels are the most; send a smaller one (whoever runs the server: "
-        "--max-megapixels)",
+        f"{name}: {size}{most:g} million pixels are the most of a request; send smaller ones, or several requests "
+        "(whoever runs the server: --max-megapixels)",
     )
