@@ -11,6 +11,7 @@ from rich.table import Table
 
 from limbeck.commands.bench import bench
 from limbeck.commands.fit import fit
+from limbeck.commands.serve import serve
 from limbeck.commands.ship import export, predict
 from limbeck.errors import LimbeckError
 from limbeck.terminal import clear_errors, console, findings_table, say
@@ -369,6 +370,7 @@ app.command()(bench)
 app.command()(export)
 app.command()(predict)
 app.command()(fit)
+app.command()(serve)
 
 
 def main() -> None:
