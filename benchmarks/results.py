@@ -19,7 +19,7 @@ from limbeck.run import run
 from limbeck.stores import label_recipe
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
-RECIPES = ("digits", "mnist-dense", "mnist-conv", "sst2", "multi30k-en-de", "squad", "wikitext2", "lfw")
+RECIPES = ("digits", "mnist-dense", "mnist-conv", "sst2", "multi30k-en-de", "squad", "wikitext2", "lfw", "bccd")
 
 
 def table(results: Results) -> str:

@@ -9,6 +9,7 @@ from limbeck.fit.budget import Budget
 from limbeck.fit.finals import Final
 from limbeck.fit.ladder import Rung
 from limbeck.fit.measuring import FP32, Measured
+from limbeck.report.table import bytes_text, scaled
 from limbeck.report.tried import Tried
 from limbeck.results import Results
 from limbeck.session import Session
@@ -41,7 +42,7 @@ def sentences(session: Session, best: Final, others: Sequence[Final], budget: Bu
     speed = f"{cost['latency']:.3g} ms, " if "latency" in cost else ""
     text = (
         f"{best.measured.name} is the best that keeps {budget} on {session.recipe.on}: {speed}"
-        f"{cost['bytes'] / 1e6:.3g} MB and {cost['flops'] / 1e6:.3g} MFLOPs a sample, measured on the file itself."
+        f"{bytes_text(cost['bytes'], None)} and {scaled(cost['flops'])} FLOPs a sample, measured on the file itself."
     )
     found = {row.name: row.metrics.get(measure.key) for row in results.rows}
     mine, theirs = found.get(best.measured.name), found.get("teacher")

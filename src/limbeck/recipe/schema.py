@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from limbeck.balance import Balancing
 from limbeck.errors import LimbeckError, nearest
@@ -26,6 +34,7 @@ from limbeck.recipe.parts import (
     TeacherRecipe,
 )
 from limbeck.recipe.shipping import (
+    ALL,
     ALONE,
     DISTILLED,
     Chain,
@@ -72,9 +81,9 @@ class Recipe(Strict):
     student teach the next (Furlanello et al. 2018, arXiv:1805.04770). `methods` are terms by the name of a method, for
     `limbeck compare` to take in the place of the table's.
 
-    `compare` names rows by what is done to a model (`pruned+distilled+int8`), and `steps` is one such row in words
-    (`[prune, distill, quantize]`); how they are made is said by `prune` and `quantize`. With either all rows are
-    exported and measured `on` a target, such as `onnxruntime:cpu:1`.
+    `compare` names rows by what is done to a model (`pruned+distilled+int8`), or says `all`; `steps` is one such row
+    in words (`[prune, distill, quantize]`); how they are made is said by `prune` and `quantize`. With either all rows
+    are exported and measured `on` a target, such as `onnxruntime:cpu:1`.
     """
 
     name: str = Field(pattern=NAME)
@@ -181,6 +190,13 @@ class Recipe(Strict):
     @classmethod
     def _on(cls, value: str) -> str:
         return known_target(value)
+
+    @field_validator("compare", mode="before")
+    @classmethod
+    def _compare(cls, value: Any, info: ValidationInfo) -> Any:
+        if value == "all":
+            return [name for name in ALL if "int8" not in name or info.data.get("task") != TRANSLATION.name]
+        return value
 
     @property
     def chains(self) -> list[Chain]:

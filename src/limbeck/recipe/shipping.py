@@ -18,6 +18,9 @@ KINDS = {INT8: "", "int8-static": "static", "int8-dynamic": "dynamic"}
 """The steps that write int8, each with its kind; empty is the recipe's own."""
 WORDS = (ALONE, DISTILLED, PRUNED, *KINDS)
 
+ALL = ("pruned", "pruned+distilled", "int8", "alone+int8", "distilled+int8", "pruned+distilled+int8")
+"""The rows that `compare: all` means beside alone and distilled."""
+
 VERBS = {"prune": PRUNED, "distill": DISTILLED, "quantize": INT8}
 """What `steps` says, and what a row is called for it."""
 

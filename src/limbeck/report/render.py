@@ -185,9 +185,11 @@ def _ratio(teacher: float | None, student: float, less: str, more: str) -> str:
 
 
 def _measured_on(groups: list[Group]) -> str:
-    """What a latency says of itself in words: runtime, device, precision."""
-    rows = [row for group in groups for row in group.rows]
-    return ", ".join(dict.fromkeys(v for row in rows for v in row.latency.values() if isinstance(v, str)))
+    """What latencies say of themselves: runtime, device, precision, and whether one of them is unsteady."""
+    found = [row.latency for group in groups for row in group.rows]
+    where = dict.fromkeys(str(each[key]) for each in found for key in ("runtime", "device", "precision") if key in each)
+    unsteady = next((str(each[key]) for each in found for key in ("unsteady", "refused") if key in each), "")
+    return ", ".join(where) + (f". Some are unsteady: {unsteady}" if unsteady and where else "")
 
 
 def _changes(found: Found) -> list[Change]:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter
+
 from limbeck.measures import Measure
-from limbeck.report.groups import Group, Kind, main_groups, pictured_groups
-from limbeck.report.svg import Picture
+from limbeck.metrics import mean_std
+from limbeck.report.groups import ROLES, Group, Kind, main_groups
+from limbeck.report.svg import INK, WIDE, Picture, colour_of, draw, logarithmic
 from limbeck.report.table import MISSING, Column, bytes_text, scaled, time_text
-from limbeck.report.tradeoffs import Cost, tradeoffs
+from limbeck.report.tradeoffs import Cost, on_front
 from limbeck.report.words import amount, main_measure
 from limbeck.results import Results
 
@@ -70,10 +75,57 @@ def shipping(results: Results) -> Shipping | None:
     devices = dict.fromkeys(f"{said(group, 'runtime')} on {said(group, 'device')}" for group in groups)
     threads = dict.fromkeys(str(group.rows[0].latency.get("threads", "")) for group in groups)
     where = f"{', '.join(devices)}, {'/'.join(threads)} {'thread' if list(threads) == ['1'] else 'threads'}"
-    hues = {group.name: group for group in pictured_groups(results)}
-    pictured = [hues[group.name] for group in groups if group.name in hues]
-    pictures = tradeoffs(pictured, measure, FRONTS, front=True)
-    return Shipping(sentences(results), measure.heading, columns, lines, where, pictures)
+    return Shipping(sentences(results), measure.heading, columns, lines, where, _fronts(groups, measure))
+
+
+def _fronts(groups: Sequence[Group], measure: Measure) -> list[Picture]:
+    """The models against latency and size, each where two have both."""
+    pictures = []
+    for kind, key, factor, name, unit in FRONTS:
+        shown = [each for each in groups if each.values("metrics", measure.key) and each.values(kind, key)]
+        if len(shown) > 1:
+            xs = [factor * _number(each, kind, key) for each in shown]
+            best = on_front(xs, [measure.rank(each.mean("metrics", measure.key)) for each in shown])
+            paint = partial(_front, groups=shown, measure=measure, xs=xs, name=name, unit=unit, front=best)
+            figure, title = EngFormatter(unit, places=1), f"{measure.name} against {name}"
+            text = "; ".join(f"{g.label} {_value(measure, g)} at {figure(x)}" for g, x in zip(shown, xs, strict=True))
+            text += f"; on the Pareto front: {', '.join(shown[index].label for index in best)}"
+            pictures.append(Picture(title, f"{title}: {text}.", draw(paint, WIDE)))
+    return pictures
+
+
+def _front(
+    axes: Axes, groups: Sequence[Group], measure: Measure, xs: Sequence[float], name: str, unit: str,
+    front: Sequence[int],
+) -> None:  # fmt: skip
+    """A colour for what was trained, a circle in fp32 and a square in int8; what is not on the front is hollow."""
+    if min(xs) > 0 and max(xs) / min(xs) > 4:
+        logarithmic(axes, "x")
+    trained = list(dict.fromkeys(_trained(each) for each in groups))
+    others = [each for each in trained if each not in ROLES]
+    ys = [measure.factor * _number(each, "metrics", measure.key) for each in groups]
+    for index, (group, x, y) in enumerate(zip(groups, xs, ys, strict=True)):
+        origin = _trained(group)
+        colour = colour_of(replace(group, name=origin, hue=others.index(origin) if origin in others else 0))
+        deviation = mean_std([measure.factor * each for each in group.values("metrics", measure.key)])[1]
+        axes.errorbar(
+            x, y, yerr=deviation if len(group.rows) > 1 else None, fmt="s" if "int8" in group.name else "o",
+            color=colour, markerfacecolor=colour if index in front else "none", capsize=2.5, elinewidth=1,
+            label=group.label,
+        )  # fmt: skip
+    axes.plot([xs[i] for i in front], [ys[i] for i in front], "--", color=INK, linewidth=0.9, alpha=0.6, zorder=0)
+    axes.margins(x=0.08, y=0.12)
+    if measure.share:
+        axes.set_ylim(top=min(axes.get_ylim()[1], 101.0))
+    axes.xaxis.set_major_formatter(EngFormatter(unit))
+    axes.set_xlabel(name)
+    axes.set_ylabel(measure.heading)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=7, handletextpad=0.3)
+
+
+def _trained(group: Group) -> str:
+    """A model's name without its int8: of the teacher's int8 the teacher."""
+    return "+".join(step for step in group.name.split("+") if not step.startswith("int8")) or "teacher"
 
 
 def recommended(results: Results) -> Group | None:

@@ -11,7 +11,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from limbeck.measures import Measure
 from limbeck.metrics import mean_std
 from limbeck.report.groups import Group, Kind
-from limbeck.report.svg import INK, MEDIUM, WIDE, Picture, colour_of, draw, logarithmic
+from limbeck.report.svg import MEDIUM, Picture, colour_of, draw, logarithmic
 
 Cost = tuple[Kind, str, float, str, str]
 
@@ -28,11 +28,8 @@ MARKERS = ("o", "s", "^", "D", "v")
 LABEL_GAP = 0.075
 
 
-def tradeoffs(
-    groups: list[Group], measure: Measure, costs: Sequence[Cost] = COSTS, *, front: bool = False
-) -> list[Picture]:
-    """A measure against parameters, bytes and latency, or other costs, each where at least two models have both; with
-    `front` a line joins the models that no other beats in both."""
+def tradeoffs(groups: list[Group], measure: Measure, costs: Sequence[Cost] = COSTS) -> list[Picture]:
+    """A measure against parameters, bytes and latency, or other costs, each where at least two models have both."""
     pictures = []
     for kind, key, factor, name, unit in costs:
         figure = EngFormatter(unit, places=1)
@@ -44,11 +41,7 @@ def tradeoffs(
             f"{g.label} {measure.text(g.mean('metrics', measure.key) or 0.0)} at {figure(x)}"
             for g, x in zip(shown, points, strict=True)
         )
-        best = on_front(points, [measure.rank(g.mean("metrics", measure.key)) for g in shown]) if front else []
-        if best:
-            text += f"; on the Pareto front: {', '.join(shown[index].label for index in best)}"
-        paint = partial(_scatter, groups=shown, measure=measure, xs=points, name=name, unit=unit, front=best)
-        svg = draw(paint, WIDE if front else MEDIUM)
+        svg = draw(partial(_scatter, groups=shown, measure=measure, xs=points, name=name, unit=unit), MEDIUM)
         title = f"{measure.name} against {name}"
         pictures.append(Picture(title, f"{title}: {text}.", svg))
     return pictures
@@ -63,9 +56,7 @@ def on_front(costs: Sequence[float], ranks: Sequence[float]) -> list[int]:
     return front
 
 
-def _scatter(
-    axes: Axes, groups: list[Group], measure: Measure, xs: list[float], name: str, unit: str, front: Sequence[int]
-) -> None:
+def _scatter(axes: Axes, groups: list[Group], measure: Measure, xs: list[float], name: str, unit: str) -> None:
     if min(xs) > 0 and max(xs) / min(xs) > 4:
         logarithmic(axes, "x")
     else:
@@ -83,10 +74,6 @@ def _scatter(
             color=colour_of(group),
             capsize=2.5,
             elinewidth=1,
-        )
-    if len(front) > 1:
-        axes.plot(
-            [xs[i] for i in front], [heights[i] for i in front], "--", color=INK, linewidth=0.9, alpha=0.6, zorder=0
         )
     axes.margins(x=0.28, y=0.18)
     if measure.share:

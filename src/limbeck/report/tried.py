@@ -122,10 +122,12 @@ def _painted(
         axes.axvline(limit, color=ALONE, linewidth=1)
         axes.annotate("budget", (limit, 0.02), xycoords=("data", "axes fraction"), xytext=(4, 0),
                       textcoords="offset points", color=ALONE)  # fmt: skip
-    for index in front:
-        axes.annotate(tried[index].name, (xs[index], ys[index]), xytext=(0, 7), textcoords="offset points",
-                      ha="center", fontsize=7)  # fmt: skip
+    for turn, index in enumerate(front):
+        axes.annotate(tried[index].name, (xs[index], ys[index]), xytext=(0, 8 if turn % 2 else -12),
+                      textcoords="offset points", ha="center", fontsize=7)  # fmt: skip
     axes.margins(x=0.2, y=0.2)
+    if measure.share:
+        axes.set_ylim(top=min(axes.get_ylim()[1], 103.0))
     axes.xaxis.set_major_formatter(EngFormatter(unit))
     axes.set_xlabel(name)
     axes.set_ylabel(f"validation {measure.heading}")
