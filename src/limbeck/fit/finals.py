@@ -62,7 +62,7 @@ def finals(
         else:
             values[name], steps[name] = learned(session, teacher, rung, whole), whole
             saved = place_of(session.folder, f"{name}-{whole}", 0) / "last"
-        files = _exported(session, saved, variants, place)
+        files = exported(session, saved, variants, place)
         if rung.is_teacher:
             values[name] = max((each.value for each in files), key=session.selected.rank)
         made += files
@@ -85,7 +85,7 @@ def _lost_much(session: Session, value: float, kept: Sequence[Final]) -> bool:
     return rank(value) - max(rank(each.value) for each in kept) > session.recipe.quantize.tolerance
 
 
-def _exported(session: Session, saved: Path, variants: Sequence[Measured], place: Path) -> list[Final]:
+def exported(session: Session, saved: Path, variants: Sequence[Measured], place: Path) -> list[Final]:
     """The artifacts of a trained candidate in those precisions that fit, validated and measured in turns."""
     known, recipe = known_of(session), session.recipe
     rung = variants[0].rung

@@ -38,7 +38,7 @@ def announce(
 
 def _step_seconds(session: Session, teacher: Teacher, rung: Rung) -> float:
     """How long a step of training takes."""
-    distiller, split = prepared(session, _entry(session, teacher, rung, 1), 0, 0)
+    distiller, split = prepared(session, entry_of(session, teacher, rung, 1), 0, 0)
     batch = split.__getitems__(list(range(min(len(split), session.recipe.train.batch_size))))
     taken = []
     for _ in range(3):
@@ -71,7 +71,7 @@ def halved(
 
 def learned(session: Session, teacher: Teacher, rung: Rung, steps: int) -> float:
     """What a rung reaches on validation after so many steps; it is trained where it was not before."""
-    entry = _entry(session, teacher, rung, steps)
+    entry = entry_of(session, teacher, rung, steps)
     train_all(session, [entry])
     value = session.reached(read_json(place_of(session.folder, entry.name, 0) / RECORD)["history"])
     if value is None:
@@ -79,14 +79,17 @@ def learned(session: Session, teacher: Teacher, rung: Rung, steps: int) -> float
     return value
 
 
-def _entry(session: Session, teacher: Teacher, rung: Rung, steps: int) -> Entry:
+def entry_of(session: Session, teacher: Teacher, rung: Rung, steps: int, *, alone: bool = False) -> Entry:
+    """The training of a rung for so many steps, taught or on labels alone."""
     recipe = session.recipe
     train = replace(recipe.train, steps=steps)
     recipe = recipe.model_copy(update={"student": rung.student or recipe.student, "train": train})
     start = None if rung.student is not None else partial(_started, session, teacher, rung)
     same = partial(_always, teacher)
     wanted = None if rung.student is not None else session.recipe.teacher[0]
-    return Entry(f"{rung.name}-{steps}", recipe, same, partial(same, 0), family=rung.name, start=start, wanted=wanted)
+    name = f"{rung.name}{'-alone' if alone else ''}-{steps}"
+    taught = None if alone else same
+    return Entry(name, recipe, taught, partial(same, 0), family=rung.name, start=start, wanted=wanted)
 
 
 def _started(session: Session, teacher: Teacher, rung: Rung, _seed: int) -> nn.Module:
