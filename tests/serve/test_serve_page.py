@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.serve.browser import Browser, chromium
+from tests.browser import Browser, chromium
 from tests.serve.listening import listening
 from tests.serve.tiny import encoded, png, tiny
 
