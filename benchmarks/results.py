@@ -19,7 +19,18 @@ from limbeck.run import run
 from limbeck.stores import label_recipe
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
-RECIPES = ("digits", "mnist-dense", "mnist-conv", "sst2", "multi30k-en-de", "squad", "wikitext2", "lfw", "bccd")
+RECIPES = (
+    "digits",
+    "mnist-dense",
+    "mnist-conv",
+    "sst2",
+    "multi30k-en-de",
+    "squad",
+    "wikitext2",
+    "lfw",
+    "bccd",
+    "openfield-mouse",
+)
 
 
 def table(results: Results) -> str:
