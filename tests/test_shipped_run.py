@@ -215,3 +215,24 @@ def test_a_chain_of_a_teacher_with_other_pixels_is_refused_before_anything_is_tr
     with pytest.raises(LimbeckError, match="sees its samples otherwise"):
         go(tmp_path / "run", *changes)
     assert not (tmp_path / "run" / "models").exists()
+
+
+def test_a_model_that_cannot_be_exported_is_measured_in_pytorch_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from limbeck import deployed
+
+    real = deployed.export
+
+    def refusing(saved: Path, to: Path, **options: object) -> object:
+        if to.name == "pruned-0":
+            raise LimbeckError("the export differs")
+        return real(saved, to, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(deployed, "export", refusing)
+    changes = ("compare=[pruned, pruned+int8, distilled+int8]", "train.epochs=1", "teacher.train.epochs=1")
+    results, _ = go(tmp_path / "run", *changes)
+    assert {row.name for row in results.rows} == {"teacher", "alone", "distilled", "pruned", "distilled+int8"}
+    (row,) = results.named("pruned")
+    assert "eager" in row.latency["runtime"]
+    assert any("the export differs" in note for note in results.notes)

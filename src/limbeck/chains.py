@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -23,8 +24,13 @@ from limbeck.teachers import Live, Stored, Teacher
 from limbeck.training import steps_of
 from limbeck.types import Batch
 
+MOST = 0.9
+"""The share of channels that goes where a model cannot be made as small as the student."""
+
 TAYLOR_BATCHES = 8
 """Batches of real samples from which Taylor's criterion is told."""
+
+log = logging.getLogger(__name__)
 
 Start = Callable[[int], nn.Module]
 """From a seed to the model that its training begins with."""
@@ -53,7 +59,8 @@ def rehearse_chains(session: Session, teacher: Teacher) -> list[nn.Module]:
         of_teacher = entry.name.startswith(PRUNED)
         model = module_of(session, teacher) if of_teacher else student
         if PRUNED in entry.name:
-            model = pruned(session, teacher, copy.deepcopy(model), of_teacher, share=0.5)
+            timed = 0.5 if recipe.prune.latency is not None else None  # an untrained model says it as well
+            model = pruned(session, teacher, copy.deepcopy(model), of_teacher, share=timed)
         distiller_of(model, teacher if entry.teacher is not None else None, recipe, split)
         made.append(model)
     return made
@@ -88,25 +95,27 @@ def pruned(
     target: dict[str, Any] = {name: getattr(wanted, name) for name in ("ratio", "flops", "latency")}
     if share is not None:
         target = {"ratio": share}
-    elif all(value is None for value in target.values()):
-        target = {"flops": _students_share(session, teacher, example) if of_teacher else 0.5}
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {
+        "by": wanted.by, "scope": wanted.scope, "keep": wanted.keep, "round_to": wanted.round_to,
+    }  # fmt: skip
     if wanted.by == "taylor":
         split = session.task.alone(training_split(session.recipe, session.data, 0))
         size = session.recipe.train.batch_size
         starts = range(0, min(len(split), TAYLOR_BATCHES * size), size)
         batches = [split.__getitems__(list(range(start, min(start + size, len(split))))) for start in starts]
-        options = {"loss": _loss_on_labels(session.recipe, split), "batches": batches}
-    return prune(
-        model,
-        example,
-        by=wanted.by,
-        scope=wanted.scope,
-        keep=wanted.keep,
-        round_to=wanted.round_to,
-        **target,
-        **options,
-    ).module
+        options |= {"loss": _loss_on_labels(session.recipe, split), "batches": batches}
+    if any(value is not None for value in target.values()):
+        return prune(model, example, **target, **options).module
+    flops = _students_share(session, teacher, example) if of_teacher else 0.5
+    try:
+        return prune(model, example, flops=flops, **options).module
+    except LimbeckError as error:  # of a detector, say, the backbone alone is pruned
+        found = prune(model, example, ratio=MOST, **options)
+        log.warning(
+            "pruned as far as it goes, to %.0f %% of the FLOPs and not to the student's %.0f %% (%s)",
+            100 * found.flops_share, 100 * flops, error,
+        )  # fmt: skip
+        return found.module
 
 
 def _trainings(session: Session, teacher: Teacher, chain: Chain) -> list[Entry]:

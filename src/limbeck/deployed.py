@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,8 @@ from limbeck.results import Measures, Row
 from limbeck.session import RECORD, Session
 from limbeck.students import Entry, place_of
 from limbeck.types import Batch
+
+log = logging.getLogger(__name__)
 
 ARTIFACTS, TEACHER = "artifacts", "teacher"
 SECONDS, TRIES = 2.0, 3
@@ -72,24 +75,37 @@ def rehearse_export(session: Session, models: Sequence[nn.Module]) -> None:
 
 
 def ship(session: Session, entries: Sequence[Entry]) -> list[Shipped]:
-    """Exports the teacher and what the recipe's chains name, and writes int8; what is there is not made again."""
+    """Exports the teacher and what the recipe's chains name, and writes int8; what is there is not made again. What
+    cannot be exported is warned of and has no artifact, and no int8."""
     families = {entry.name: entry.family for entry in entries}
-    made = []
+    made, failed = [], set()
     for shipped in _planned(session, families):
+        if shipped.fp32 not in failed and not _made(session, shipped):
+            failed.add(shipped.fp32)
+        if shipped.fp32 not in failed or not shipped.is_int8:
+            made.append(shipped)
+    return made
+
+
+def _made(session: Session, shipped: Shipped) -> bool:
+    """Makes a model's artifact, and the one before int8, where they are not there yet; whether they are now."""
+    wanted, known = session.recipe.quantize, known_of(session)
+    try:
         if not is_artifact(shipped.fp32):
             session.say(f"exporting {shipped.fp32.name}")
-            export(shipped.saved, shipped.fp32, known=known_of(session), trust_code=session.trust_code)
-        if not is_artifact(shipped.artifact):
-            assert shipped.chain is not None
-            session.say(f"writing {shipped.name}, seed {shipped.seed}")
-            wanted = session.recipe.quantize
-            quantize_artifact(
-                shipped.fp32, shipped.artifact, shipped.saved, known_of(session), kind=_kind(session, shipped.chain),
-                calibration=wanted.calibration, exclude=wanted.exclude, row=f"{shipped.name}, seed {shipped.seed}",
-                trust_code=session.trust_code,
-            )  # fmt: skip
-        made.append(shipped)
-    return made
+            export(shipped.saved, shipped.fp32, known=known, trust_code=session.trust_code)
+    except LimbeckError as error:
+        log.warning("%s is measured in PyTorch and has no int8: it was not exported: %s", shipped.fp32.name, error)
+        return False
+    if not is_artifact(shipped.artifact):
+        assert shipped.chain is not None
+        session.say(f"writing {shipped.name}, seed {shipped.seed}")
+        quantize_artifact(
+            shipped.fp32, shipped.artifact, shipped.saved, known, kind=_kind(session, shipped.chain),
+            calibration=wanted.calibration, exclude=wanted.exclude, row=f"{shipped.name}, seed {shipped.seed}",
+            trust_code=session.trust_code,
+        )  # fmt: skip
+    return True
 
 
 def int8_candidates(session: Session, shipped: Sequence[Shipped]) -> list[Candidate]:
@@ -112,7 +128,7 @@ def costs_of(session: Session, shipped: Sequence[Shipped]) -> dict[str, Row]:
     for family, each in firsts.items():
         module = load(each.saved, trust_code=session.trust_code).eval()
         sizes[family] = _sizes(session, module, each.artifact)
-        if len(read_artifact_card(each.artifact).graphs) == 1:
+        if is_artifact(each.artifact) and len(read_artifact_card(each.artifact).graphs) == 1:
             subjects.append(replace(open_subject(str(each.artifact)), name=family))
         else:
             subjects.append(Subject(family, partial(_inputs, session), module=module))
@@ -154,7 +170,8 @@ def notes_on_int8(session: Session, shipped: Sequence[Shipped], rows: Sequence[R
 def write_cards(shipped: Sequence[Shipped]) -> None:
     """Writes the artifacts' model cards again, when the results are known."""
     for each in shipped:
-        write_model_card(each.saved, each.artifact)
+        if is_artifact(each.artifact):
+            write_model_card(each.saved, each.artifact)
 
 
 def _planned(session: Session, families: dict[str, str]) -> Iterator[Shipped]:
@@ -207,11 +224,11 @@ def _inputs(session: Session, batch: int) -> Batch:
 def _sizes(session: Session, module: nn.Module, artifact: Path) -> Measures:
     size = size_of(module, dict(without_answers(session.data.train.__getitems__([0]))), forward_of(module))
     files = sum(path.stat().st_size for path in artifact.glob("*.onnx*"))
-    return {**size, "bytes": float(files)}
+    return {**size, "bytes": float(files)} if files else size
 
 
 def _on(subjects: Sequence[Subject], target: Target, seconds: float) -> list[Row]:
-    """Files on the target, modules of several graphs in eager PyTorch."""
+    """Files on the target, modules that are no single file in eager PyTorch."""
     files = [each for each in subjects if each.file is not None]
     modules = [each for each in subjects if each.file is None]
     rows = bench(files, [target], seconds=seconds, memory=target.device == "cpu", energy=True) if files else []

@@ -62,7 +62,11 @@ def finals(
         else:
             values[name], steps[name] = learned(session, teacher, rung, whole), whole
             saved = place_of(session.folder, f"{name}-{whole}", 0) / "last"
-        files = exported(session, saved, variants, place)
+        try:
+            files = exported(session, saved, variants, place)
+        except LimbeckError as error:
+            session.say(f"{name} is left out: {error}")
+            continue
         if rung.is_teacher:
             values[name] = max((each.value for each in files), key=session.selected.rank)
         made += files
