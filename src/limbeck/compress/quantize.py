@@ -79,7 +79,7 @@ def quantize_onnx(
         batches = checked(model, calibration, source) if kind == "static" else []
         with staged_file(target) as staging:
             write_quantized(model, staging, kind, batches, exclude=list(exclude))
-            shorten_names(staging)
+            make_compact(staging)
     return Quantized(target, kind, (source.stat().st_size, target.stat().st_size), chosen)
 
 
@@ -161,9 +161,9 @@ def layers_of_prepared(model: Path) -> dict[str, str]:
     }
 
 
-def shorten_names(path: Path) -> None:
-    """Gives all that is inside the model at `path` short names: of a small one in int8, names are a third of the
-    file."""
+def make_compact(path: Path) -> None:
+    """Gives all that is inside the model at `path` short names, and keeps equal constants (zero points, mostly) once:
+    of a small one in int8 that is a third of the file."""
     onnx, _ = _libraries()
     model = onnx.load(path)
     graph = model.graph
@@ -178,12 +178,19 @@ def shorten_names(path: Path) -> None:
             names[name] = next(free)
         return names.get(name, name)
 
-    used = {node.domain for node in graph.node} | {""}
-    for each in [each for each in model.opset_import if each.domain not in used]:
-        model.opset_import.remove(each)
-    del graph.value_info[:], graph.metadata_props[:], model.metadata_props[:]
+    constants: dict[tuple[Any, ...], Any] = {}
     for each in graph.initializer:
-        each.name = short(each.name)
+        array = onnx.numpy_helper.to_array(each)
+        content = (each.data_type, array.shape, array.tobytes())
+        if content in constants and each.name not in kept:
+            names[each.name] = constants[content].name
+        else:
+            constants[content] = onnx.numpy_helper.from_array(array, short(each.name))
+    used = {node.domain for node in graph.node} | {""}
+    for domain in [each for each in model.opset_import if each.domain not in used]:
+        model.opset_import.remove(domain)
+    del graph.value_info[:], graph.metadata_props[:], model.metadata_props[:], graph.initializer[:]
+    graph.initializer.extend(constants.values())
     for node in graph.node:
         node.name = ""
         node.input[:] = [short(name) for name in node.input]
