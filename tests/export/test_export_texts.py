@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from tests.export.students import opened, trained
@@ -15,7 +16,9 @@ from typer.testing import CliRunner
 from limbeck.artifact import open_artifact
 from limbeck.cli import app
 from limbeck.export import export
-from limbeck.models import forward_of
+from limbeck.export.graphs import write_graph
+from limbeck.export.plans import of_signals
+from limbeck.models import ModelSpec, TextShape, build, forward_of
 
 BERT = {
     "pretrained": False,
@@ -90,3 +93,17 @@ def test_questions_are_answered_as_in_pytorch(tmp_path: Path) -> None:
         app, ["predict", str(tmp_path / "artifact"), first["question"], "--context", first["context"]]
     )
     assert line.stdout == f"{first['question']}\t{answers[0]['answer']}\n"
+
+
+def test_a_second_lstm_of_a_process_is_exported_for_any_length_too(tmp_path: Path) -> None:
+    """torch remembers which kernel an LSTM had outside of an export, and made the length of the example the only one."""
+    shape = TextShape(2, 50, 16, 0, "classification")
+    rows = {0: "batch", 1: "length"}
+    for number in range(2):
+        model = build(ModelSpec("text-lstm", {"width": 4, "units": 4}), shape).eval()
+        part = of_signals(model, {"input_ids": rows}, ["logits"])
+        path = tmp_path / f"{number}.onnx"
+        write_graph(part, {"input_ids": torch.randint(1, 50, (2, 7))}, path, static=False)
+        longer = torch.randint(1, 50, (3, 11))
+        (found,) = onnxruntime.InferenceSession(path).run(None, {"input_ids": longer.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), model(longer).detach(), rtol=1e-4, atol=1e-5)

@@ -64,6 +64,9 @@ def write_graph(part: Part, example: Batch, path: Path, *, static: bool) -> Grap
 
 
 def _by_torch(part: Part, feeds: Batch, free: Mapping[str, Mapping[int, str]]) -> Any:
+    for recurrent in (torch.ops.aten.lstm.input, torch.ops.aten.gru.input):
+        # The exporter puts another kernel in their place for free lengths, and torch would go on with the one it knows.
+        recurrent._dispatch_cache.clear()
     program: Any = torch.onnx.export(
         _ByPlace(part.module).eval(),
         tuple(feeds.values()),
