@@ -96,7 +96,7 @@ def test_questions_are_answered_as_in_pytorch(tmp_path: Path) -> None:
 
 
 def test_a_second_lstm_of_a_process_is_exported_for_any_length_too(tmp_path: Path) -> None:
-    """torch remembers which kernel an LSTM had outside of an export, and made the length of the example the only one."""
+    """torch remembers which kernel an LSTM had outside of an export, and made the example's length the only one."""
     shape = TextShape(2, 50, 16, 0, "classification")
     rows = {0: "batch", 1: "length"}
     for number in range(2):
