@@ -1,12 +1,13 @@
 """What a student loses in int8, quantized after training and trained for it: `python -m benchmarks.quantization_aware`.
 
-    python -m benchmarks.quantization_aware [--cases digits mnist mobilenet] [--seeds 3] [--json FILE]
+    python -m benchmarks.quantization_aware [--cases speed digits mnist mobilenet] [--seeds 3] [--json FILE]
 
 A teacher, a student distilled from it in fp32, and from that student: more of the same training (`fp32, longer`), so
 that no other gains by training alone; the training as an int8 model from the teacher (`aware, teacher`) and on labels
 (`aware, labels`), for as many steps at the same learning rate; and int8 after training, by ONNX Runtime's static
 quantizer (`static`) and by calibrating only (`calibrated`). All int8 models see the same calibration inputs, and all
-accuracies, in percent of the test images, are those of ONNX files in ONNX Runtime. $LIMBECK_DATA holds MNIST.
+accuracies, in percent of the test images, are those of ONNX files in ONNX Runtime. $LIMBECK_DATA holds MNIST. The case
+`speed` asks nothing but how long one image takes, in untrained models.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def digits() -> tuple[Pair, Pair]:
     return (inputs[known], labels[known]), (inputs[held], labels[held])
 
 
-def mnist(border: int = 0, count: int = 6000) -> tuple[Pair, Pair]:
+def mnist(border: int = 0, count: int = 3000) -> tuple[Pair, Pair]:
     folder = Path(os.environ.get("LIMBECK_DATA", "data")) / "vision"
     pairs = []
     for part in ("train", "t10k"):
@@ -75,8 +76,8 @@ def cases(name: str) -> Case:
     if name == "digits":
         return Case(digits(), "conv-student", (30, 30, 10))
     if name == "mnist":
-        return Case(mnist(), "conv-student", (6, 6, 3))
-    return Case(mnist(border=2), "timm:mobilenetv3_small_050", (6, 10, 4))
+        return Case(mnist(), "conv-student", (6, 8, 4))
+    return Case(mnist(border=2), "timm:mobilenetv3_small_050", (6, 16, 6))
 
 
 def correct(path: Path, held: Pair) -> float:
@@ -132,9 +133,37 @@ def milliseconds(files: Mapping[str, Path], example: Tensor, rounds: int) -> dic
     return {name: 1e3 * float(np.median(seconds)) for name, seconds in interleaved(runs, rounds).items()}
 
 
+SPEED = {"resnet8x4": 32, "timm:resnet10t": 96, "timm:mobilenetv3_small_050": 96, "timm:vit_tiny_patch16_224": 64}
+"""Models and the pixels of a side."""
+
+
+def speed(rounds: int) -> dict[str, Any]:
+    """Milliseconds and bytes of untrained models, whose BatchNorm has seen a batch of noise."""
+    found: dict[str, Any] = {}
+    for name, size in SPEED.items():
+        torch.manual_seed(0)
+        options = {"zero_init_last": False} if "resnet10t" in name else {}
+        model = build(ModelSpec(name, options), Shape(num_classes=10, in_channels=3, image_size=(size, size)))
+        batch = {"inputs": torch.randn(16, 3, size, size)}
+        with torch.no_grad():
+            model.train()(batch["inputs"])
+        model.eval()
+        with tempfile.TemporaryDirectory() as place:
+            files = {each: Path(place) / f"{each}.onnx" for each in ("fp32", "static", "aware")}
+            write_graph(of_signals(model, FREE, ["logits"]), batch, files["fp32"], static=False)
+            quantize_onnx(files["fp32"], files["static"], calibration=[{"inputs": batch["inputs"].numpy()}])
+            quantization_aware(model, batch, calibration=[batch]).write(files["aware"])
+            fast = milliseconds(files, batch["inputs"][:1], rounds)
+            sizes = {each: path.stat().st_size for each, path in files.items()}
+        row = "".join(f"{each} {fast[each]:8.3f} ms {sizes[each] / 1e3:9.1f} kB   " for each in files)
+        print(f"{name:28}{row}", flush=True)
+        found[name] = {"milliseconds": fast, "bytes": sizes}
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", default=["digits", "mnist", "mobilenet"])
+    parser.add_argument("--cases", nargs="+", default=["speed", "digits", "mnist", "mobilenet"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
@@ -143,6 +172,9 @@ def main() -> None:
     print(described)
     found: dict[str, Any] = {"machine": described}
     for name in options.cases:
+        if name == "speed":
+            found[name] = speed(rounds=30)
+            continue
         case = cases(name)
         accuracies: dict[str, list[float]] = {}
         with tempfile.TemporaryDirectory() as place:

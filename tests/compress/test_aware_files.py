@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from limbeck import Distiller, TrainConfig, train
+from limbeck.bench.sessions import openvino_session
 from limbeck.compress import Aware, quantization_aware, quantize_onnx
 from limbeck.errors import LimbeckError
 from limbeck.export.graphs import write_graph
@@ -156,3 +157,14 @@ def test_texts_of_any_length(tmp_path: Path) -> None:
     assert max(int(np.prod(each.dims)) for each in floats) <= 2000
     with pytest.raises(LimbeckError, match="the batch lacks 'attention_mask'"):
         aware(ids)
+
+
+def test_openvino_runs_the_same_file(distilled: Aware, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    path = distilled.write(tmp_path / "int8.onnx")
+    inputs = digits()[0][1400:1500]
+    session = openvino_session(path, threads=1, precision="f32", shapes={"inputs": inputs.shape})
+    given = torch.from_numpy(session.run({"inputs": inputs.numpy()})[0])
+    expected = run(path, inputs=inputs)
+    assert (given.argmax(1) == expected.argmax(1)).float().mean() >= 0.99
+    assert (given - expected).abs().max() < 0.1 * float(expected.std())
