@@ -142,7 +142,7 @@ def speed(rounds: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, size in SPEED.items():
         torch.manual_seed(0)
-        options = {"zero_init_last": False} if "resnet10t" in name else {}
+        options = {"zero_init_last": False} if "resnet10t" in name else {"img_size": size} if "vit" in name else {}
         model = build(ModelSpec(name, options), Shape(num_classes=10, in_channels=3, image_size=(size, size)))
         batch = {"inputs": torch.randn(16, 3, size, size)}
         with torch.no_grad():
