@@ -23,4 +23,5 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert abs(names["pruned"].flops_share - 0.4) < 0.03
     assert names["int8"].smaller > 2.5
     assert names["better"].smaller < names["int8"].smaller
+    assert Path("model.onnx").stat().st_size > 2.5 * Path("aware.onnx").stat().st_size
     assert "more than allowed; most sensitive: " in capsys.readouterr().out

@@ -103,6 +103,8 @@ def write_quantized(
     left = [*(exclude or []), *(behind_the_last_layer(model) if only is None else [])]
     options: dict[str, Any] = {"per_channel": True, "nodes_to_exclude": left or None, "nodes_to_quantize": only}
     if kind == "static":
+        # ONNX Runtime leaves a layer in fp32 whose signed activations another layer reads too, on x86 at least.
+        options["activation_type"] = quantization.QuantType.QUInt8
         quantization.quantize_static(model, target, _reader(batches, quantization), **options)
     else:
         quantization.quantize_dynamic(model, target, **options)

@@ -43,7 +43,7 @@ def write_graph(part: Part, example: Batch, path: Path, *, static: bool) -> Grap
     free = {
         name: {place: axis for place, axis in part.free[name].items() if not (static and place == 0)} for name in feeds
     }
-    with _plainly(part.module), _quiet():
+    with plainly(part.module), quiet():
         try:
             model = _by_torch(part, feeds, free)
         except Exception as error:  # whatever a part of the exporter meets
@@ -166,7 +166,7 @@ def _tensors(model: Any, part: Part) -> tuple[tuple[TensorCard, ...], tuple[Tens
 
 
 @contextlib.contextmanager
-def _plainly(module: nn.Module) -> Iterator[None]:
+def plainly(module: nn.Module) -> Iterator[None]:
     """Bags of embeddings as look-ups and means while the module is exported: ONNX has no such bags, and a loop over the
     batch in their place takes long."""
     bags = [(parent, name, child) for parent in module.modules() for name, child in parent.named_children()
@@ -195,7 +195,7 @@ class _Mean(nn.Module):
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps back what exporters say of their own steps."""
     levels = {name: logging.getLogger(name).level for name in NOISY}
     for name in NOISY:
