@@ -56,6 +56,7 @@ def one(results: Results, name: str) -> dict[str, float]:
         ("distilled+alone", "the first step"),
         ("pruned+pruned", "twice in a row"),
         ("", "unknown step"),
+        ("int8-aware", "distilled\\+int8-aware"),
     ],
 )
 def test_a_chain_that_cannot_be_is_an_error_that_says_why(name: str, message: str) -> None:
@@ -236,3 +237,20 @@ def test_a_model_that_cannot_be_exported_is_measured_in_pytorch_and_the_run_goes
     (row,) = results.named("pruned")
     assert "eager" in row.latency["runtime"]
     assert any("the export differs" in note for note in results.notes)
+
+
+def test_a_row_that_learns_as_int8_is_its_file_and_is_not_trained_twice(tmp_path: Path) -> None:
+    changes = ("compare=[distilled+int8, distilled+int8-aware]", "train.epochs=2", "quantize.steps=30")
+    results, _ = go(tmp_path / "run", *changes)
+    folder = tmp_path / "run" / "artifacts" / "distilled+int8-aware-0"
+    test = load_data("digits").test
+    batch = test.__getitems__(list(range(len(test))))
+    (logits,) = onnxruntime.InferenceSession(folder / "model.onnx").run(None, {"inputs": batch["inputs"].numpy()})
+    right = float(np.mean(logits.argmax(1) == batch["labels"].numpy()))
+    assert one(results, "distilled+int8-aware")["accuracy"] == pytest.approx(right, abs=1e-9)
+    (aware,), (student,) = results.named("distilled+int8-aware"), results.named("distilled")
+    assert aware.cost["train_seconds"] > student.cost["train_seconds"]
+    assert aware.metrics["nll"] != one(results, "distilled+int8")["nll"]  # it learned
+    before = (folder / "model.onnx").stat().st_mtime_ns
+    go(tmp_path / "run", *changes, "on=openvino-fp32:cpu:1")
+    assert (folder / "model.onnx").stat().st_mtime_ns == before

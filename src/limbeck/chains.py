@@ -55,7 +55,7 @@ def rehearse_chains(session: Session, teacher: Teacher) -> list[nn.Module]:
     recipe, made = session.recipe, []
     split = training_split(recipe, session.data, 0)
     for entry in chain_entries(session, teacher):
-        student = _built(session, teacher)
+        student = untrained_student(session, teacher)
         of_teacher = entry.name.startswith(PRUNED)
         model = module_of(session, teacher) if of_teacher else student
         if PRUNED in entry.name:
@@ -200,7 +200,7 @@ def _share_of_round(session: Session, teacher: Teacher, of_teacher: bool, number
 
 def _students_share(session: Session, teacher: Teacher, example: Batch) -> float:
     """The student's FLOPs as a share of the teacher's."""
-    models = (_built(session, teacher), module_of(session, teacher))
+    models = (untrained_student(session, teacher), module_of(session, teacher))
     small, large = (size_of(model, example, forward_of(model))["flops"] for model in models)
     if small >= large:
         raise LimbeckError(
@@ -210,7 +210,8 @@ def _students_share(session: Session, teacher: Teacher, example: Batch) -> float
     return small / large
 
 
-def _built(session: Session, teacher: Teacher) -> nn.Module:
+def untrained_student(session: Session, teacher: Teacher) -> nn.Module:
+    """The recipe's student before training, whatever was drawn elsewhere."""
     with torch.random.fork_rng():
         return build_student(session, session.recipe.student, partial(_always, teacher, 0))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from limbeck.metrics import mean_std, size_of
 from limbeck.models import forward_of, load, without_answers
 from limbeck.models.saved import is_saved
 from limbeck.recipe import Chain
-from limbeck.recipe.shipping import INT8, KINDS
+from limbeck.recipe.shipping import AWARE, INT8, KINDS
 from limbeck.results import Measures, Row
 from limbeck.session import RECORD, Session
 from limbeck.students import Entry, place_of
@@ -74,20 +74,24 @@ def rehearse_export(session: Session, models: Sequence[nn.Module]) -> None:
             to_onnx(model.cpu().eval(), example, Path(folder) / f"{index}.onnx", type(model).__name__)
 
 
-def ship(session: Session, entries: Sequence[Entry]) -> list[Shipped]:
+Learn = Callable[[Shipped], None]
+"""Makes the artifact of a row that learns as int8."""
+
+
+def ship(session: Session, entries: Sequence[Entry], learn: Learn) -> list[Shipped]:
     """Exports the teacher and what the recipe's chains name, and writes int8; what is there is not made again. What
     cannot be exported is warned of and has no artifact, and no int8."""
     families = {entry.name: entry.family for entry in entries}
     made, failed = [], set()
     for shipped in _planned(session, families):
-        if shipped.fp32 not in failed and not _made(session, shipped):
+        if shipped.fp32 not in failed and not _made(session, shipped, learn):
             failed.add(shipped.fp32)
         if shipped.fp32 not in failed or not shipped.is_int8:
             made.append(shipped)
     return made
 
 
-def _made(session: Session, shipped: Shipped) -> bool:
+def _made(session: Session, shipped: Shipped, learn: Learn) -> bool:
     """Makes a model's artifact, and the one before int8, where they are not there yet; whether they are now."""
     wanted, known = session.recipe.quantize, known_of(session)
     try:
@@ -100,6 +104,9 @@ def _made(session: Session, shipped: Shipped) -> bool:
     if not is_artifact(shipped.artifact):
         assert shipped.chain is not None
         session.say(f"writing {shipped.name}, seed {shipped.seed}")
+        if shipped.chain.int8 == AWARE:
+            learn(shipped)
+            return True
         quantize_artifact(
             shipped.fp32, shipped.artifact, shipped.saved, known, kind=_kind(session, shipped.chain),
             calibration=wanted.calibration, exclude=wanted.exclude, row=f"{shipped.name}, seed {shipped.seed}",
@@ -113,7 +120,8 @@ def int8_candidates(session: Session, shipped: Sequence[Shipped]) -> list[Candid
     found = []
     for each in shipped:
         if each.is_int8:
-            record = each.saved.parent / RECORD
+            own = session.folder / "models" / f"{each.name}-{each.seed}" / RECORD  # of one that learned as int8
+            record = own if own.is_file() else each.saved.parent / RECORD
             cost = read_json(record)["cost"] if record.is_file() else {}
             load_it = partial(_loaded, each.saved, each.artifact, session.trust_code)
             found.append(Candidate(each.name, each.seed, "last", load_it, each.family, cost))

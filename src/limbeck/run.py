@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from limbeck import report
-from limbeck.chains import chain_entries, rehearse_chains
+from limbeck.chains import chain_entries, rehearse_chains, untrained_student
 from limbeck.compare import ALONE, DISTILLED, Candidate, chain_claims, claims, measure, versions
 from limbeck.deployed import costs_of, int8_candidates, notes_on_int8, rehearse_export, ship, write_cards
 from limbeck.files import staged_folder
+from limbeck.int8_learning import learn_int8, rehearse_int8
 from limbeck.processes import processes
 from limbeck.recipe import Recipe
+from limbeck.recipe.shipping import AWARE
 from limbeck.results import Claim, Results, Row
 from limbeck.session import (
     Say,
@@ -71,6 +73,8 @@ def run(recipe: Recipe, folder: Path, *, trust_code: bool = False, say: Say = pr
             rehearse(session, variant, taught.teacher)
         if recipe.chains:
             rehearse_export(session, rehearse_chains(session, taught.teacher))
+            if any(chain.int8 == AWARE for chain in recipe.chains):
+                rehearse_int8(session, untrained_student(session, taught.teacher))
         taught = taught if taught.ready else open_teacher(session)
         entries = [each for name, variant in settings for each in lineup(session, taught.teacher, variant, name)]
         chained = chain_entries(session, taught.teacher) if recipe.chains else []
@@ -99,7 +103,7 @@ def account(
     for line in chain_notes(folder, entries):
         notes.append(line)
         session.say(line)
-    shipped = ship(session, entries) if recipe.chains else []
+    shipped = ship(session, entries, partial(learn_int8, session, taught.teacher)) if recipe.chains else []
     costs = costs_of(session, shipped) if shipped else None
     session.say("reading the test split, once, with every model")
     measured = [*candidates(folder, entries, session.trust_code), *int8_candidates(session, shipped)]

@@ -56,13 +56,9 @@ def quantize_artifact(
     Raises:
         LimbeckError: `source` is no artifact in fp32, or cannot be quantized.
     """
-    card = read_artifact_card(source)
-    check_files(source, card)
-    if card.precision != "fp32":
-        raise LimbeckError(f"{source}: is in {card.precision}; give the fp32 artifact that it was made of")
-    check_place(to)
     saved = read_card(folder)
     model = load(folder, trust_code=trust_code)
+    card = read_artifact_card(source)
     graphs = {name: Graph(source / each.file, each, batch=card.batch, threads=1) for name, each in card.graphs.items()}
     feeds: dict[str, list[Arrays]] = {name: [] for name in graphs}
     if kind == "static":
@@ -70,23 +66,53 @@ def quantize_artifact(
         for given in real_feeds(plan_of(model, saved, known, known.data.train), graphs, calibration, card.batch):
             for name, graph in graphs.items():
                 feeds[name].append({each: given[each] for each in graph.inputs})
+
+    def write(name: str, _outputs: tuple[str, ...], path: Path) -> None:
+        say(f"int8: writing the {name}")
+        calibrating = feeds[name] if kind == "static" else None
+        quantize_onnx(source / card.graphs[name].file, path, kind=kind, calibration=calibrating, exclude=exclude)
+
+    about = {"int8": kind, **({"model": row} if row else {})}
+    return rewrite_artifact(source, to, folder, known, write, about, trust_code=trust_code)
+
+
+def rewrite_artifact(
+    source: Path,
+    to: Path,
+    folder: Path,
+    known: Known,
+    write: Callable[[str, tuple[str, ...], Path], None],
+    about: Mapping[str, Any],
+    *,
+    trust_code: bool = False,
+) -> ArtifactCard:
+    """Makes an int8 artifact in `to` of the fp32 one in `source`, its graphs being what `write` writes, given a graph's
+    name, its outputs and the path; `about` is added to what its card says of where it comes from.
+
+    Raises:
+        LimbeckError: `source` is no artifact in fp32, or what is at `to` must not be replaced.
+    """
+    card = read_artifact_card(source)
+    check_files(source, card)
+    if card.precision != "fp32":
+        raise LimbeckError(f"{source}: is in {card.precision}; give the fp32 artifact that it was made of")
+    check_place(to)
     with staged_folder(to) as staging:
         for path in source.iterdir():
             if path.name not in (ARTIFACT, README, *(each.file for each in card.graphs.values())):
                 shutil.copy(path, staging / path.name)
         for name, each in card.graphs.items():
-            say(f"int8: writing the {name}")
-            calibrating = feeds[name] if kind == "static" else None
-            quantize_onnx(source / each.file, staging / each.file, kind=kind, calibration=calibrating, exclude=exclude)
+            write(name, tuple(output.name for output in each.outputs), staging / each.file)
         smaller = {
             name: Graph(staging / each.file, each, batch=card.batch, threads=1) for name, each in card.graphs.items()
         }
+        plan = plan_of(load(folder, trust_code=trust_code), read_card(folder), known)
         made = replace(
             card,
             precision="int8",
-            parity=compare(plan_of(model, saved, known), smaller, SAMPLES),
+            parity=compare(plan, smaller, SAMPLES),
             sha256={name: checksum(staging / name) for name in card.sha256},
-            about={**card.about, "int8": kind, **({"model": row} if row else {})},
+            about={**card.about, **about},
         )
         write_artifact_card(staging, made)
         write_text(staging / README, model_card(folder, made, to.name))

@@ -20,6 +20,7 @@ from torch.fx import GraphModule
 from limbeck.compress.captured import capture, free_sizes, on_device
 from limbeck.compress.integers import with_integers
 from limbeck.compress.placing import place
+from limbeck.compress.quantize import make_compact
 from limbeck.compress.rounding import ActivationRange
 from limbeck.errors import LimbeckError
 from limbeck.export.graphs import need_libraries, plainly, write_graph
@@ -105,7 +106,7 @@ class Aware(nn.Module):
         part = of_signals(self.integers(), free_sizes(self.inputs), wanted)
         with staged_file(path) as staging:
             write_graph(part, self.example, staging, static=False)
-            _without_notes(staging)
+            make_compact(staging)
         return path
 
 
@@ -165,21 +166,6 @@ def quantization_aware(
     aware = kind(graph, {name: tensor.cpu() for name, tensor in example.items()}, given, taps).to(device)
     _calibrate(aware, calibration, device)
     return aware.train(source.training)
-
-
-def _without_notes(path: Path) -> None:
-    """Removes what the exporter notes of each node, which of a small model is more than the model."""
-    import onnx_ir
-
-    model = onnx_ir.load(path)
-    for node in model.graph:
-        node.metadata_props.clear()
-        node.doc_string = None
-    for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
-        value.metadata_props.clear()
-    model.graph.metadata_props.clear()
-    model.metadata_props.clear()
-    onnx_ir.save(model, path)
 
 
 def _calibrate(aware: Aware, batches: Iterable[Batch], device: torch.device) -> None:

@@ -14,14 +14,15 @@ from limbeck.errors import LimbeckError, nearest
 from limbeck.recipe.parts import Strict, StudentRecipe
 
 ALONE, DISTILLED, PRUNED, INT8 = "alone", "distilled", "pruned", "int8"
-KINDS = {INT8: "", "int8-static": "static", "int8-dynamic": "dynamic"}
-"""The steps that write int8, each with its kind; empty is the recipe's own."""
+AWARE = "int8-aware"
+KINDS = {INT8: "", "int8-static": "static", "int8-dynamic": "dynamic", AWARE: "static"}
+"""The steps that write int8, each with its kind; empty is the recipe's own. `int8-aware` learns on as int8 first."""
 WORDS = (ALONE, DISTILLED, PRUNED, *KINDS)
 
 ALL = ("pruned", "pruned+distilled", "int8", "alone+int8", "distilled+int8", "pruned+distilled+int8")
 """The rows that `compare: all` means beside alone and distilled."""
 
-VERBS = {"prune": PRUNED, "distill": DISTILLED, "quantize": INT8}
+VERBS = {"prune": PRUNED, "distill": DISTILLED, "quantize": INT8, "quantize-aware": AWARE}
 """What `steps` says, and what a row is called for it."""
 
 
@@ -58,13 +59,16 @@ class QuantizeRecipe(Strict):
 
     `static` has fixed ranges of activations, seen in `calibration` training samples; `dynamic` takes them as they come.
     `exclude` names layers that stay fp32. A row that lost more than `tolerance` of the main measure, in its own unit
-    (0.01 of an accuracy is a point), is flagged, and its sensitive layers are named.
+    (0.01 of an accuracy is a point), is flagged, and its sensitive layers are named. Rows named `int8-aware` learn on
+    as int8 for `steps` (a quarter of the recipe's) at `learning_rate` (a tenth of the recipe's).
     """
 
     kind: Literal["static", "dynamic"] = "static"
     calibration: int = Field(default=256, ge=1)
     tolerance: float = Field(default=0.01, ge=0)
     exclude: list[str] = Field(default_factory=list)
+    steps: int | None = Field(default=None, ge=1)
+    learning_rate: float | None = Field(default=None, gt=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,8 @@ def read_chain(name: str) -> Chain:
             raise LimbeckError(f"compare: {name!r}: {step} writes a file, so it is the last step")
         if index and step == ALONE:
             raise LimbeckError(f"compare: {name!r}: alone is a student that has no teacher, so it is the first step")
+        if step == AWARE and not index:
+            raise LimbeckError(f"compare: {name!r}: {AWARE} learns on from a student; write distilled+{AWARE}")
         if index and step == steps[index - 1]:
             raise LimbeckError(f"compare: {name!r} has {step} twice in a row; name it once")
     return Chain(steps)
