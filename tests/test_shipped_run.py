@@ -254,3 +254,17 @@ def test_a_row_that_learns_as_int8_is_its_file_and_is_not_trained_twice(tmp_path
     before = (folder / "model.onnx").stat().st_mtime_ns
     go(tmp_path / "run", *changes, "on=openvino-fp32:cpu:1")
     assert (folder / "model.onnx").stat().st_mtime_ns == before
+
+
+def test_all_rows_means_those_that_can_be_made(finished: Path, tmp_path: Path) -> None:
+    teacher = Path(shutil.copytree(finished / "teacher" / "last", tmp_path / "teacher"))
+    card = json.loads((teacher / "limbeck.json").read_text(encoding="utf-8"))
+    card["preprocessing"]["mean"] = [0.3]
+    (teacher / "limbeck.json").write_text(json.dumps(card), encoding="utf-8")
+    changes = (f"teacher={{model: {teacher}}}", "compare=all", "train.epochs=1")
+    results, said = go(tmp_path / "run", *changes)
+    names = {row.name for row in results.rows}
+    assert names == {"teacher", "alone", "distilled", "alone+int8", "distilled+int8"}
+    assert any(line.startswith("left out: int8, pruned") and "sees its samples" in line for line in results.notes)
+    _, said = go(tmp_path / "run", *changes)
+    assert any("already complete" in line for line in said)

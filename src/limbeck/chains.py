@@ -40,10 +40,19 @@ def chain_entries(session: Session, teacher: Teacher) -> list[Entry]:
     """The entries of the recipe's chains beside those of the student alone and distilled, each after what it begins
     with."""
     entries: dict[str, Entry] = {}
-    for chain in session.recipe.chains:
+    for chain in session.chains:
         for entry in _trainings(session, teacher, chain.trained):
             entries.setdefault(entry.name, entry)
     return list(entries.values())
+
+
+def impossible(session: Session, teacher: Teacher) -> tuple[frozenset[str], str]:
+    """The rows that cannot be made of this teacher, and why; none where any can be."""
+    try:
+        module_of(session, teacher)
+    except LimbeckError as error:
+        return frozenset(chain.name for chain in session.recipe.chains if chain.of_teacher), str(error)
+    return frozenset(), ""
 
 
 def rehearse_chains(session: Session, teacher: Teacher) -> list[nn.Module]:

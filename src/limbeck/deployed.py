@@ -185,7 +185,7 @@ def write_cards(shipped: Sequence[Shipped]) -> None:
 def _planned(session: Session, families: dict[str, str]) -> Iterator[Shipped]:
     """What is to be made, each after what it is made of."""
     place = session.folder / ARTIFACTS
-    chains = session.recipe.chains
+    chains = session.chains
     teacher = teachers_folder(session)
     if teacher is not None:
         yield Shipped(TEACHER, 0, TEACHER, teacher, place / TEACHER, place / TEACHER)

@@ -6,12 +6,13 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from limbeck import report
-from limbeck.chains import chain_entries, rehearse_chains, untrained_student
+from limbeck.chains import chain_entries, impossible, rehearse_chains, untrained_student
 from limbeck.compare import ALONE, DISTILLED, Candidate, chain_claims, claims, measure, versions
 from limbeck.deployed import costs_of, int8_candidates, notes_on_int8, rehearse_export, ship, write_cards
 from limbeck.files import staged_folder
@@ -71,9 +72,16 @@ def run(recipe: Recipe, folder: Path, *, trust_code: bool = False, say: Say = pr
         taught, settings = preview_teacher(session), recipe.variants().items()
         for _, variant in settings:
             rehearse(session, variant, taught.teacher)
+        if recipe.compare == "all":
+            left_out, why = impossible(session, taught.teacher)
+            session = replace(session, left_out=left_out)
+            if left_out:
+                line = f"left out: {', '.join(sorted(left_out))}: {why}"
+                notes.append(line)
+                say(line)
         if recipe.chains:
             rehearse_export(session, rehearse_chains(session, taught.teacher))
-            if any(chain.int8 == AWARE for chain in recipe.chains):
+            if any(chain.int8 == AWARE for chain in session.chains):
                 rehearse_int8(session, untrained_student(session, taught.teacher))
         taught = taught if taught.ready else open_teacher(session)
         entries = [each for name, variant in settings for each in lineup(session, taught.teacher, variant, name)]
@@ -82,7 +90,7 @@ def run(recipe: Recipe, folder: Path, *, trust_code: bool = False, say: Say = pr
         if not main:
             return Results(recipe.resolved(), versions(), [])
         _publish_student(session, list(candidates(folder, entries, trust_code)), taught.teacher)
-        names = [chain.name for chain in recipe.chains]
+        names = [chain.name for chain in session.chains]
 
         def claimed(rows: Sequence[Row]) -> list[Claim]:
             trained = [row for row in rows if row.name not in names or row.name in (ALONE, DISTILLED)]

@@ -23,7 +23,7 @@ from limbeck.measures import Measure, measure_of
 from limbeck.models import ModelSpec, build, load, read_card, save
 from limbeck.models.saved import is_saved
 from limbeck.processes import processes
-from limbeck.recipe import TEACHER_KEYS, ModelRecipe, Recipe, TeacherRecipe, build_terms
+from limbeck.recipe import TEACHER_KEYS, Chain, ModelRecipe, Recipe, TeacherRecipe, build_terms
 from limbeck.recipe_stores import (
     TAUGHT,
     one_for_views,
@@ -54,6 +54,12 @@ class Session:
     folder: Path
     trust_code: bool = False
     say: Say = print
+    left_out: frozenset[str] = frozenset()
+
+    @property
+    def chains(self) -> list[Chain]:
+        """The rows that the recipe compares for shipping, but those that are `left_out`, as they cannot be made."""
+        return [chain for chain in self.recipe.chains if chain.name not in self.left_out]
 
     @property
     def task(self) -> Task:

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import (
@@ -14,7 +14,6 @@ from pydantic import (
     Field,
     SerializeAsAny,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -104,7 +103,7 @@ class Recipe(Strict):
     seeds: int = Field(default=3, ge=1)
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     methods: dict[str, list[dict[str, Any]]] = Field(default_factory=dict)
-    compare: list[str] = Field(default_factory=list)
+    compare: list[str] | Literal["all"] = Field(default_factory=list)
     steps: list[str] = Field(default_factory=list)
     prune: PruneRecipe = PruneRecipe()
     quantize: QuantizeRecipe = QuantizeRecipe()
@@ -191,17 +190,13 @@ class Recipe(Strict):
     def _on(cls, value: str) -> str:
         return known_target(value)
 
-    @field_validator("compare", mode="before")
-    @classmethod
-    def _compare(cls, value: Any, info: ValidationInfo) -> Any:
-        if value == "all":
-            return [name for name in ALL if "int8" not in name or info.data.get("task") != TRANSLATION.name]
-        return value
-
     @property
     def chains(self) -> list[Chain]:
         """The rows to compare for shipping, alone and distilled first; none where nothing is asked for."""
-        asked = [read_chain(name) for name in self.compare]
+        names = ALL if self.compare == "all" else self.compare
+        asked = [read_chain(name) for name in names]
+        if self.compare == "all" and self.task == TRANSLATION.name:
+            asked = [chain for chain in asked if not chain.int8]
         asked += [chain_of_steps(self.steps)] if self.steps else []
         return list(dict.fromkeys([Chain((ALONE,)), Chain((DISTILLED,)), *asked])) if asked else []
 

@@ -84,6 +84,11 @@ class Chain:
         return "+".join(self.steps)
 
     @property
+    def of_teacher(self) -> bool:
+        """Whether it is made of the teacher."""
+        return self.steps[0] not in (ALONE, DISTILLED)
+
+    @property
     def trained(self) -> Chain:
         """The chain without int8."""
         return Chain(tuple(step for step in self.steps if step not in KINDS))
