@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from tests.export.students import opened, trained
-from tests.models.detection.scenes import FAMILIES
+from tests.models.detection.scenes import FAMILIES, spec_of
 from tests.tasks.test_object_detection import pictures
 
 from limbeck.artifact import open_artifact
@@ -26,12 +26,28 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     return opened("object-detection", {"source": f"yolo:{root}", "size": [64, 96], "augment": "none"}), root
 
 
-def test_dense_detectors_find_the_same(squares: tuple[Any, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["fcos", "retinanet", "ssdlite"])
+def test_dense_detectors_find_the_same(squares: tuple[Any, Path], tmp_path: Path, family: str) -> None:
     """Boxes of the canvas instead of the picture, overlapping ones that stay, a score of the class alone."""
     known, root = squares
-    model = trained(tmp_path / "student", known, *FAMILIES["fcos"], steps=60, learning_rate=1e-2)
+    model = trained(tmp_path / "student", known, *FAMILIES[family], steps=60, learning_rate=1e-2)
     card = export(tmp_path / "student", tmp_path / "artifact")
     assert card.batch is None
+    compared(model, known, root, tmp_path / "artifact")
+
+
+@pytest.mark.parametrize(("family", "batch"), [("rt_detr", None), ("d_fine", 1)])
+def test_detectors_of_sets_find_the_same(
+    squares: tuple[Any, Path], tmp_path: Path, family: str, batch: int | None
+) -> None:
+    """Queries in another order, a batch that the exporter froze without saying so."""
+    known, root = squares
+    spec = spec_of(family, width=32, queries=20)
+    model = trained(tmp_path / "student", known, spec.name, dict(spec.options), steps=120, learning_rate=1e-3)
+    card = export(tmp_path / "student", tmp_path / "artifact")
+    assert card.batch == batch
+    assert card.parity is not None
+    assert card.parity.agreement >= 0.999
     compared(model, known, root, tmp_path / "artifact")
 
 
