@@ -109,6 +109,7 @@ class ArtifactCard:
         precision: `fp32` or `int8`.
         sha256: of every file that is run or read.
         about: where the model comes from.
+        others: files of the same graphs for other runtimes, checked like the first.
     """
 
     task: str
@@ -124,6 +125,7 @@ class ArtifactCard:
     versions: Mapping[str, str] = field(default_factory=dict)
     sha256: Mapping[str, str] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
 
 
 def is_artifact(folder: Path) -> bool:

@@ -31,6 +31,15 @@ def export(
     static_batch: Annotated[
         bool, typer.Option("--static-batch", help="Take one sample at a time, for runtimes that need fixed shapes.")
     ] = False,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--also",
+            metavar="torch|openvino",
+            help="Write it for another runtime, too: torch.export's .pt2, or OpenVINO's .xml. Again for both.",
+            show_default=False,
+        ),
+    ] = None,
     int8: Annotated[
         str | None,
         typer.Option(
@@ -60,7 +69,12 @@ def export(
 
         place = to or folder.with_name(f"{folder.name}-{'onnx' if int8 is None else 'int8'}")
         options: dict[str, Any] = {"data": data, "static_batch": static_batch, "trust_code": trust_code, "say": say}
-        card = make(folder, place, **options) if int8 is None else export_int8(folder, place, int8, **options)
+        if int8 is not None and also:
+            raise LimbeckError("--also writes fp32 files; leave it out with --int8 (OpenVINO reads the int8 ONNX file)")
+        if int8 is None:
+            card = make(folder, place, also=also or (), **options)
+        else:
+            card = export_int8(folder, place, int8, **options)
         assert card.parity is not None
         parity = card.parity
         size = sum(each.stat().st_size for each in place.glob("*.onnx"))
@@ -70,6 +84,8 @@ def export(
             f"largest difference {parity.absolute:.1e} ({parity.relative:.1e} relative), "
             f"{parity.agreement:.2%} of {parity.predictions} agree"
         )
+        if card.others:
+            say(f"also     {', '.join(card.others)}")
         say(f"\nartifact {place}  ({size / 1e6:,.2f} MB, {batch})\nrun it   limbeck predict {place} …")
 
 

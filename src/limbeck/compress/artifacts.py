@@ -99,7 +99,7 @@ def rewrite_artifact(
     check_place(to)
     with staged_folder(to) as staging:
         for path in source.iterdir():
-            if path.name not in (ARTIFACT, README, *(each.file for each in card.graphs.values())):
+            if path.name not in (ARTIFACT, README, *card.others, *(each.file for each in card.graphs.values())):
                 shutil.copy(path, staging / path.name)
         for name, each in card.graphs.items():
             write(name, tuple(output.name for output in each.outputs), staging / each.file)
@@ -111,7 +111,8 @@ def rewrite_artifact(
             card,
             precision="int8",
             parity=compare(plan, smaller, SAMPLES),
-            sha256={name: checksum(staging / name) for name in card.sha256},
+            others=(),  # which are in fp32
+            sha256={name: checksum(staging / name) for name in card.sha256 if name not in card.others},
             about={**card.about, **about},
         )
         write_artifact_card(staging, made)

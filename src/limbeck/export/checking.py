@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from limbeck.artifact import Parity
-from limbeck.artifact.running import Graph
 from limbeck.errors import LimbeckError
 from limbeck.export.plans import Arrays, Plan
 from limbeck.types import Batch
+
+Run = Callable[[Arrays], dict[str, NDArray[Any]]]
+"""A graph: from inputs by name to outputs by name."""
 
 BATCHES = (1, 2, 5, 16)
 """Batch sizes, in turn."""
@@ -22,7 +24,7 @@ LARGEST, LEAST = 1e-4, 0.999
 SMALLEST = float(np.finfo(np.float32).tiny)
 
 
-def compare(plan: Plan, graphs: Mapping[str, Graph], samples: int) -> Parity:
+def compare(plan: Plan, graphs: Mapping[str, Run], samples: int) -> Parity:
     """Runs the model and the artifact on `samples` real inputs, spread over the data, in batches of several sizes.
 
     A relative error is that of the largest difference by the root mean square of the output.
@@ -66,7 +68,7 @@ def refuse(parity: Parity, what: str) -> None:
     )
 
 
-def both(plan: Plan, graphs: Mapping[str, Graph], batch: Batch) -> tuple[Arrays, Arrays, Arrays]:
+def both(plan: Plan, graphs: Mapping[str, Run], batch: Batch) -> tuple[Arrays, Arrays, Arrays]:
     """What PyTorch and the graphs give for a batch, and the batch, as arrays."""
     feeds = {name: tensor.numpy() for name, tensor in batch.items()}
     torch_side, onnx_side = dict(batch), dict(feeds)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from limbeck.artifact import ARTIFACT, ArtifactCard, Parity, is_artifact, write_artifact_card
@@ -18,6 +20,7 @@ from limbeck.export import boxes, pictures, texts
 from limbeck.export.checking import compare, refuse
 from limbeck.export.data import Known, open_data
 from limbeck.export.graphs import need_libraries, write_graph
+from limbeck.export.others import in_batches_of, known_kinds, write_other
 from limbeck.export.plans import Plan
 from limbeck.export.readme import README, model_card
 from limbeck.files import staged_folder, write_text
@@ -39,6 +42,7 @@ def export(
     data: str | None = None,
     known: Known | None = None,
     static_batch: bool = False,
+    also: Sequence[str] = (),
     samples: int = SAMPLES,
     trust_code: bool = False,
     say: Say = lambda _line: None,
@@ -53,6 +57,8 @@ def export(
         data: data by name, where the model does not know its own or others are wanted.
         known: the model's data, where they are open already.
         static_batch: exports it for one sample at a time whatever it can.
+        also: other runtimes to write it for, `torch` (torch.export's .pt2) and `openvino` (.xml and .bin, in fp32),
+            each compared with PyTorch in the same way.
         say: is told of each step.
 
     Raises:
@@ -61,6 +67,7 @@ def export(
     """
     folder, to = Path(folder), Path(to)
     need_libraries()
+    known_kinds(tuple(also))
     card = read_card(folder)
     if card.preprocessing is None and card.tokenizing is None:
         raise LimbeckError(
@@ -74,6 +81,8 @@ def export(
     plan = plan_of(model, card, known)
     with staged_folder(to) as staging:
         made = _made(plan, card, known, staging, static_batch, samples, say)
+        if also:
+            made = _with_others(plan, made, staging, also, samples, say)
         write_artifact_card(staging, made)
         write_text(staging / README, model_card(folder, made, to.name))
     return made
@@ -145,6 +154,27 @@ def _made(
         sha256={path.name: checksum(path) for path in sorted(staging.iterdir()) if path.name != ARTIFACT},
         about={**card.about, "data": known.learned},
     )
+
+
+def _with_others(
+    plan: Plan, made: ArtifactCard, staging: Path, also: Sequence[str], samples: int, say: Say
+) -> ArtifactCard:
+    """The card with the files of other runtimes. Raises LimbeckError where one of them gives something else."""
+    written: list[str] = []
+    places = [0] if made.batch is not None else list(range(min(3, plan.count)))
+    for kind in also:
+        example, runs = dict(plan.take(places)), {}
+        for part in plan.parts:
+            say(f"exporting the {part.name} for {kind}")
+            onnx = staging / made.graphs[part.name].file
+            run, files = write_other(kind, part, example, onnx, static=made.batch is not None)
+            runs[part.name] = in_batches_of(run, made.batch)
+            written += [path.name for path in files]
+            with torch.no_grad():
+                example |= part(example)
+        refuse(compare(plan, runs, samples), f"{plan.data}, {kind}")
+    sums = {name: checksum(staging / name) for name in written}
+    return replace(made, others=tuple(written), sha256={**made.sha256, **sums})
 
 
 def _tried(plan: Plan, staging: Path, batch: int | None, samples: int, say: Say) -> tuple[dict[str, Any], Parity]:

@@ -51,8 +51,8 @@ def write_graph(part: Part, example: Batch, path: Path, *, static: bool) -> Grap
                 model = _by_transformers(part, feeds, free)
             except Exception as other:
                 raise LimbeckError(
-                    f"the {part.name} cannot be exported: {_first_line(error)}; nor as transformers does it: "
-                    f"{_first_line(other)}"
+                    f"the {part.name} cannot be exported: {first_line(error)}; nor as transformers does it: "
+                    f"{first_line(other)}"
                 ) from None
     _name_axes(model, free)
     _bare(model)
@@ -68,18 +68,18 @@ def _by_torch(part: Part, feeds: Batch, free: Mapping[str, Mapping[int, str]]) -
         # The exporter puts another kernel in their place for free lengths, and torch would go on with the one it knows.
         recurrent._dispatch_cache.clear()
     program: Any = torch.onnx.export(
-        _ByPlace(part.module).eval(),
+        ByPlace(part.module).eval(),
         tuple(feeds.values()),
         dynamo=True,
         input_names=list(part.inputs),
         output_names=list(part.outputs),
-        dynamic_shapes=(tuple(_any_size(free[name]) for name in part.inputs),),
+        dynamic_shapes=(tuple(any_size(free[name]) for name in part.inputs),),
         verbose=False,
     )
     return program.model
 
 
-class _ByPlace(nn.Module):
+class ByPlace(nn.Module):
     """The module called with tensors by place, whatever its arguments are called."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -106,13 +106,14 @@ class _ByName(nn.Module):
 def _by_transformers(part: Part, feeds: Batch, free: Mapping[str, Mapping[int, str]]) -> Any:
     from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
-    shapes = {name: _any_size(free[name]) for name in part.inputs}
+    shapes = {name: any_size(free[name]) for name in part.inputs}
     module: Any = _ByName(part).eval()
     model, _ = OnnxExporter().export_program(module, dict(feeds), OnnxConfig(dynamic=True, dynamic_shapes=shapes))
     return model
 
 
-def _any_size(axes: Mapping[int, str]) -> dict[int, Any]:
+def any_size(axes: Mapping[int, str]) -> dict[int, Any]:
+    """Free dimensions, as torch.export takes them."""
     return dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
 
 
@@ -210,7 +211,8 @@ def quiet() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The class of what went wrong, and the first line of what it says."""
     cause = error.__cause__ or error
     lines = [line for line in str(cause).splitlines() if line.strip()]
     return f"{type(cause).__name__}: {lines[0].strip():.200}" if lines else type(cause).__name__

@@ -1,0 +1,94 @@
+"""The same graphs for other runtimes, beside the ONNX files: torch.export's programs, and OpenVINO's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from limbeck.errors import LimbeckError, nearest
+from limbeck.export.checking import Run
+from limbeck.export.graphs import ByPlace, any_size, first_line, quiet
+from limbeck.export.plans import Arrays, Part
+from limbeck.types import Batch
+
+KINDS = ("torch", "openvino")
+
+
+def known_kinds(kinds: tuple[str, ...]) -> None:
+    """Raises LimbeckError where a kind is unknown, or its runtime is not installed."""
+    for kind in kinds:
+        if kind not in KINDS:
+            raise LimbeckError(f"--also {kind}: unknown{nearest(kind, KINDS)}; expected {' or '.join(KINDS)}")
+    if "openvino" in kinds:
+        try:
+            import openvino  # noqa: F401
+        except ImportError:
+            raise LimbeckError('--also openvino: needs it: pip install "limbeck[openvino]"') from None
+
+
+def write_other(kind: str, part: Part, example: Batch, onnx: Path, *, static: bool) -> tuple[Run, list[Path]]:
+    """Writes a graph for another runtime beside its ONNX file; what runs it, and its files.
+
+    Raises:
+        LimbeckError: the runtime cannot have it.
+    """
+    try:
+        with quiet():
+            return (_program if kind == "torch" else _openvino)(part, example, onnx, static)
+    except Exception as error:  # each runtime has classes of its own
+        raise LimbeckError(f"the {part.name} cannot be exported for {kind}: {first_line(error)}") from None
+
+
+def _program(part: Part, example: Batch, onnx: Path, static: bool) -> tuple[Run, list[Path]]:
+    feeds = tuple(example[name] for name in part.inputs)
+    free = tuple(
+        any_size({place: axis for place, axis in part.free[name].items() if not (static and place == 0)})
+        for name in part.inputs
+    )
+    program = torch.export.export(ByPlace(part.module).eval(), feeds, dynamic_shapes=(free,), strict=False)
+    path = onnx.with_suffix(".pt2")
+    torch.export.save(program, path)
+    module = torch.export.load(path).module()
+
+    def run(arrays: Arrays) -> dict[str, NDArray[Any]]:
+        with torch.no_grad():
+            found = module(*(torch.from_numpy(arrays[name]) for name in part.inputs))
+        return {name: each.numpy() for name, each in zip(part.outputs, found, strict=True)}
+
+    return run, [path]
+
+
+def _openvino(part: Part, _example: Batch, onnx: Path, _static: bool) -> tuple[Run, list[Path]]:
+    import openvino
+
+    path = onnx.with_suffix(".xml")
+    openvino.save_model(openvino.convert_model(str(onnx)), str(path), compress_to_fp16=False)
+    # Its own choice is bf16 where the processor has it, which is another model.
+    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def run(arrays: Arrays) -> dict[str, NDArray[Any]]:
+        found = compiled({name: arrays[name] for name in part.inputs})
+        return {name: found[name] for name in part.outputs}
+
+    return run, [path, path.with_suffix(".bin")]
+
+
+def in_batches_of(run: Run, batch: int | None) -> Run:
+    """A graph that takes batches of one size alone, run piece by piece; as it is where it takes any."""
+    if batch is None:
+        return run
+    import numpy as np
+
+    def pieces(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        count = len(next(iter(arrays.values())))
+        parts = [
+            run({name: each[start : start + batch] for name, each in arrays.items()})
+            for start in range(0, count, batch)
+        ]
+        return {name: np.concatenate([each[name] for each in parts]) for name in parts[0]}
+
+    return pieces
