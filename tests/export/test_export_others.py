@@ -75,6 +75,15 @@ def test_texts_have_any_length(tmp_path: Path) -> None:
         torch.testing.assert_close(program(ids, mask, torch.zeros_like(ids))[0], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_executorch_gives_what_pytorch_gives(digits: tuple[Known, Any, Path], tmp_path: Path) -> None:
+    runtime = pytest.importorskip("executorch.runtime", reason="executorch is not installed")
+    known, model, folder = digits
+    export(folder / "student", tmp_path / "artifact", also=("executorch",), samples=20)
+    method = runtime.Runtime.get().load_program(tmp_path / "artifact" / "model.pte").load_method("forward")
+    inputs = known.data.test.__getitems__([3])["inputs"]
+    torch.testing.assert_close(method.execute([inputs])[0], model.eval()(inputs).detach(), rtol=1e-4, atol=1e-5)
+
+
 def test_an_unknown_runtime_is_named(tmp_path: Path) -> None:
     with pytest.raises(LimbeckError, match="did you mean 'openvino'"):
         export(tmp_path, tmp_path / "to", also=("openvio",))

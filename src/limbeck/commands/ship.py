@@ -35,8 +35,9 @@ def export(
         list[str] | None,
         typer.Option(
             "--also",
-            metavar="torch|openvino",
-            help="Write it for another runtime, too: torch.export's .pt2, or OpenVINO's .xml. Again for both.",
+            metavar="torch|openvino|executorch",
+            help="Write it for another runtime, too: torch.export's .pt2, OpenVINO's .xml, ExecuTorch's .pte. Again for "
+            "several.",
             show_default=False,
         ),
     ] = None,

@@ -57,8 +57,8 @@ def export(
         data: data by name, where the model does not know its own or others are wanted.
         known: the model's data, where they are open already.
         static_batch: exports it for one sample at a time whatever it can.
-        also: other runtimes to write it for, `torch` (torch.export's .pt2) and `openvino` (.xml and .bin, in fp32),
-            each compared with PyTorch in the same way.
+        also: other runtimes to write it for, `torch` (torch.export's .pt2) and `openvino` (.xml and .bin, in fp32) and
+            `executorch` (.pte for XNNPACK), each compared with PyTorch in the same way.
         say: is told of each step.
 
     Raises:
@@ -161,13 +161,14 @@ def _with_others(
 ) -> ArtifactCard:
     """The card with the files of other runtimes. Raises LimbeckError where one of them gives something else."""
     written: list[str] = []
+    longest = None if plan.tokens is None else plan.tokens.max_length
     places = [0] if made.batch is not None else list(range(min(3, plan.count)))
     for kind in also:
         example, runs = dict(plan.take(places)), {}
         for part in plan.parts:
             say(f"exporting the {part.name} for {kind}")
             onnx = staging / made.graphs[part.name].file
-            run, files = write_other(kind, part, example, onnx, static=made.batch is not None)
+            run, files = write_other(kind, part, example, onnx, static=made.batch is not None, longest=longest)
             runs[part.name] = in_batches_of(run, made.batch)
             written += [path.name for path in files]
             with torch.no_grad():
