@@ -36,8 +36,8 @@ def export(
         typer.Option(
             "--also",
             metavar="torch|openvino|executorch",
-            help="Write it for another runtime, too: torch.export's .pt2, OpenVINO's .xml, ExecuTorch's .pte. Again for "
-            "several.",
+            help="Write it for another runtime, too: torch.export's .pt2, OpenVINO's .xml, ExecuTorch's .pte. Again "
+            "for several.",
             show_default=False,
         ),
     ] = None,
