@@ -265,6 +265,36 @@ def test_all_rows_means_those_that_can_be_made(finished: Path, tmp_path: Path) -
     results, said = go(tmp_path / "run", *changes)
     names = {row.name for row in results.rows}
     assert names == {"teacher", "alone", "distilled", "alone+int8", "distilled+int8"}
-    assert any(line.startswith("left out: int8, pruned") and "sees its samples" in line for line in results.notes)
+    assert any(line.startswith("left out: pruned, ") and "sees its samples" in line for line in results.notes)
     _, said = go(tmp_path / "run", *changes)
     assert any("already complete" in line for line in said)
+
+
+def test_a_layer_that_stays_fp32_is_that_of_one_model_and_nothing_else_is_made_again(
+    finished: Path, tmp_path: Path
+) -> None:
+    """What the report advises where int8 cost too much can be followed in the run that advised it."""
+    from limbeck.compress import layers_of
+
+    folder = Path(shutil.copytree(finished, tmp_path / "digits"))
+    names = {
+        place: list(layers_of(folder / "artifacts" / place / "model.onnx")) for place in ("teacher", "distilled-0")
+    }
+    (own,) = set(names["teacher"]) - set(names["distilled-0"]) or {names["teacher"][-1]}
+    sizes = {path: path.stat().st_size for path in (folder / "artifacts").glob("*int8*/model.onnx")}
+    trained = {path: path.stat().st_mtime_ns for path in folder.rglob("model.safetensors")}
+    results, _ = go(folder, ROWS, "steps=[distill, quantize]", f"quantize.exclude=[{own}]")
+    assert (folder / "artifacts" / "int8-0" / "model.onnx").stat().st_size > sizes[
+        folder / "artifacts" / "int8-0" / "model.onnx"
+    ]
+    assert {path: path.stat().st_mtime_ns for path in trained} == trained
+    assert {row.name for row in results.rows} >= {"int8", "distilled+int8"}
+
+
+def test_a_teacher_that_comes_ready_is_compared_too(tmp_path: Path) -> None:
+    changes = ("teacher={model: conv-teacher}", "compare=[pruned, int8]", "train.epochs=1")
+    results, _ = go(tmp_path / "run", *changes)
+    assert {row.name for row in results.rows} == {"teacher", "alone", "distilled", "pruned", "int8"}
+    (teacher,), (int8,) = results.named("teacher"), results.named("int8")
+    assert teacher.size["bytes"] > 2 * int8.size["bytes"]
+    assert int8.metrics["agreement"] > 0.9

@@ -16,13 +16,17 @@ from limbeck.compress import prune, rounds
 from limbeck.errors import LimbeckError
 from limbeck.metrics import size_of
 from limbeck.models import forward_of, load, without_answers
-from limbeck.recipe import Chain, Recipe
+from limbeck.models.saved import is_saved
+from limbeck.recipe import Chain, ModelRecipe, Recipe
 from limbeck.recipe.shipping import ALONE, DISTILLED, PRUNED
 from limbeck.session import Session, training_split
 from limbeck.students import Entry, build_student, distiller_of, place_of
 from limbeck.teachers import Live, Stored, Teacher
 from limbeck.training import steps_of
 from limbeck.types import Batch
+
+STARTS = "pruned"
+"""The folder of what is left of models before they learn again."""
 
 MOST = 0.9
 """The share of channels that goes where a model cannot be made as small as the student."""
@@ -46,30 +50,20 @@ def chain_entries(session: Session, teacher: Teacher) -> list[Entry]:
     return list(entries.values())
 
 
-def impossible(session: Session, teacher: Teacher) -> tuple[frozenset[str], str]:
-    """The rows that cannot be made of this teacher, and why; none where any can be."""
-    try:
-        module_of(session, teacher)
-    except LimbeckError as error:
-        return frozenset(chain.name for chain in session.recipe.chains if chain.of_teacher), str(error)
-    return frozenset(), ""
-
-
-def rehearse_chains(session: Session, teacher: Teacher) -> list[nn.Module]:
-    """Builds what the chains' trainings will begin with, from untrained models where need be, and gives it.
+def rehearse_chain(session: Session, teacher: Teacher, chain: Chain) -> list[nn.Module]:
+    """Builds what a chain's trainings will begin with, from untrained models where need be, and gives it.
 
     Raises:
         LimbeckError: one of them cannot be made, or cannot learn by the recipe's terms.
     """
     recipe, made = session.recipe, []
     split = training_split(recipe, session.data, 0)
-    for entry in chain_entries(session, teacher):
-        student = untrained_student(session, teacher)
+    for entry in _trainings(session, teacher, chain.trained):
         of_teacher = entry.name.startswith(PRUNED)
-        model = module_of(session, teacher) if of_teacher else student
+        model = copy_of_teacher(session, teacher) if of_teacher else untrained_student(session, teacher)
         if PRUNED in entry.name:
             timed = 0.5 if recipe.prune.latency is not None else None  # an untrained model says it as well
-            model = pruned(session, teacher, copy.deepcopy(model), of_teacher, share=timed)
+            model = pruned(session, teacher, model, of_teacher, share=timed)
         distiller_of(model, teacher if entry.teacher is not None else None, recipe, split)
         made.append(model)
     return made
@@ -94,6 +88,11 @@ def module_of(session: Session, teacher: Teacher) -> nn.Module:
             "that nothing made of it can take the student's place; leave rows out that begin with pruned or int8"
         )
     return live.model
+
+
+def copy_of_teacher(session: Session, teacher: Teacher) -> nn.Module:
+    """The teacher's own module again, on the processor, wherever the teacher runs."""
+    return copy.deepcopy(module_of(session, teacher)).cpu()
 
 
 def pruned(
@@ -153,17 +152,18 @@ def _rounds(
     total = steps_of(recipe.train, len(training_split(recipe, session.data, 0)))
     if count > 1:
         recipe = recipe.model_copy(update={"train": replace(recipe.train, steps=max(1, total // count))})
-    of_teacher = before is None or before.startswith(PRUNED)
+    of_teacher = before is None
+    wanted = session.recipe.teacher[0] if name.startswith(PRUNED) else session.recipe.student
     entries = []
     for number in range(1, count + 1):
         last = number == count
         own = name if last else f"{name}-round{number}"
-        start = partial(_start, session, teacher, before, cut, number if count > 1 else 0)
+        start = partial(_start, session, teacher, before, cut, number if count > 1 else 0, of_teacher, wanted)
         entries.append(
             Entry(
                 own, recipe, partial(_always, teacher) if taught else None, partial(_always, teacher, 0),
                 family=_family(name), about=_about(before, cut, taught) if last else "",
-                start=start, wanted=session.recipe.teacher[0] if of_teacher else None, shown=last,
+                start=start, wanted=wanted, shown=last, after=before,
             )
         )  # fmt: skip
         before = own
@@ -182,17 +182,25 @@ def _about(before: str | None, cut: bool, taught: bool) -> str:
     return f"{origin}{', pruned,' if cut else ''} learned on {'from the teacher' if taught else 'labels alone'}"
 
 
-def _start(session: Session, teacher: Teacher, before: str | None, cut: bool, number: int, seed: int) -> nn.Module:
+def _start(
+    session: Session, teacher: Teacher, before: str | None, cut: bool, number: int, of_teacher: bool,
+    wanted: ModelRecipe, seed: int,
+) -> nn.Module:  # fmt: skip
     """What a training begins with: a model of this run, and what is left of it where it is pruned; `number` is the
     round's, 0 where there are no rounds."""
     if before is None:
-        model = copy.deepcopy(module_of(session, teacher)).cpu()
+        model = copy_of_teacher(session, teacher)
     else:
         model = load(place_of(session.folder, before, seed) / "last", trust_code=session.trust_code)
     if not cut:
         return model
-    of_teacher = before is None or before.startswith(PRUNED)
-    return pruned(session, teacher, model, of_teacher, share=_share_of_round(session, teacher, of_teacher, number))
+    # Kept: a target of milliseconds is met by another network each time, and a training goes on with its own.
+    place = session.folder / STARTS / f"{before or 'teacher'}-{seed if before else 0}"
+    if not is_saved(place):
+        share = _share_of_round(session, teacher, of_teacher, number)
+        made = pruned(session, teacher, model, of_teacher, share=share)
+        session.write_model(place, wanted, made, f"{before or 'teacher'}, pruned")
+    return load(place, trust_code=session.trust_code).train()
 
 
 def _share_of_round(session: Session, teacher: Teacher, of_teacher: bool, number: int) -> float | None:
@@ -209,7 +217,7 @@ def _share_of_round(session: Session, teacher: Teacher, of_teacher: bool, number
 
 def _students_share(session: Session, teacher: Teacher, example: Batch) -> float:
     """The student's FLOPs as a share of the teacher's."""
-    models = (untrained_student(session, teacher), module_of(session, teacher))
+    models = (untrained_student(session, teacher), copy_of_teacher(session, teacher))
     small, large = (size_of(model, example, forward_of(model))["flops"] for model in models)
     if small >= large:
         raise LimbeckError(

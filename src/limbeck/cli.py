@@ -76,7 +76,7 @@ def _run(source: str, changes: list[str], folder: Path | None, *, trust_code: bo
                 console.print(sentence, highlight=False)
             console.print(f"\nreport   {place / REPORT}\nresults  {place / RESULTS}\nstudent  {place / 'student'}")
             chosen = report.recommended(results)
-            if chosen is not None:
+            if chosen is not None and (place / ARTIFACTS / f"{chosen.name}-0").is_dir():
                 console.print(f"to ship  {place / ARTIFACTS / chosen.name}-0")
 
 

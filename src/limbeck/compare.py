@@ -98,10 +98,11 @@ def measure(
     """
     predict = predict or task.predict
     taught: Any = predict(teacher, test, label="test: teacher", workers=workers)
-    if costs is None:
+    known = dict(costs or {})
+    others = [each for each in candidates if each.family not in known]
+    if others or "teacher" not in known:
         example = without_answers(test.__getitems__([0]) if example is None else example)
-        costs = eager_costs(task, candidates, teacher, example)
-    known = costs
+        known = eager_costs(task, others, teacher, example) | known
 
     def row(
         name: str, seed: int, checkpoint: str, family: str, said: Any, metrics: dict[str, float],

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from torch import nn
 
 from limbeck.artifact import is_artifact, read_artifact_card
 from limbeck.bench import Subject, Target, bench, open_subject
 from limbeck.bench.exported import to_onnx
+from limbeck.chains import module_of
 from limbeck.compare import Candidate
 from limbeck.compress import findings, sensitivity
 from limbeck.compress.artifacts import calibration_feeds, quantize_artifact
@@ -33,6 +35,7 @@ from limbeck.recipe.shipping import AWARE, INT8, KINDS
 from limbeck.results import Measures, Row
 from limbeck.session import RECORD, Session
 from limbeck.students import Entry, place_of
+from limbeck.teachers import Teacher
 from limbeck.types import Batch
 
 log = logging.getLogger(__name__)
@@ -101,25 +104,50 @@ def _made(session: Session, shipped: Shipped, learn: Learn) -> bool:
     except LimbeckError as error:
         log.warning("%s is measured in PyTorch and has no int8: it was not exported: %s", shipped.fp32.name, error)
         return False
-    if not is_artifact(shipped.artifact):
-        assert shipped.chain is not None
-        session.say(f"writing {shipped.name}, seed {shipped.seed}")
+    if shipped.chain is None or not shipped.is_int8 or _written(session, shipped.artifact, shipped.chain):
+        return True
+    session.say(f"writing {shipped.name}, seed {shipped.seed}")
+    try:
         if shipped.chain.int8 == AWARE:
             learn(shipped)
             return True
         quantize_artifact(
             shipped.fp32, shipped.artifact, shipped.saved, known, kind=_kind(session, shipped.chain),
-            calibration=wanted.calibration, exclude=wanted.exclude, row=f"{shipped.name}, seed {shipped.seed}",
+            calibration=wanted.calibration, exclude=wanted.exclude, about=int8_settings(session, shipped.chain),
+            row=f"{shipped.name}, seed {shipped.seed}",
             trust_code=session.trust_code,
         )  # fmt: skip
+    except LimbeckError as error:
+        log.warning("%s is left out: %s", shipped.name, error)
+        shutil.rmtree(shipped.artifact, ignore_errors=True)
     return True
+
+
+def int8_settings(session: Session, chain: Chain) -> dict[str, Any]:
+    """What an int8 artifact of a chain depends on, beside the model; its card says it."""
+    wanted = session.recipe.quantize
+    found: dict[str, Any] = {"kind": "aware" if chain.int8 == AWARE else _kind(session, chain)}
+    found |= {"calibration": wanted.calibration, "exclude": list(wanted.exclude)}
+    return found | ({"steps": wanted.steps, "rate": wanted.learning_rate} if chain.int8 == AWARE else {})
+
+
+def _written(session: Session, artifact: Path, chain: Chain) -> bool:
+    """Whether an int8 artifact is there, as the recipe wants it now."""
+    return is_artifact(artifact) and read_artifact_card(artifact).about.get("int8") == int8_settings(session, chain)
+
+
+def keep_teacher(session: Session, teacher: Teacher) -> None:
+    """Saves a teacher that came ready in the run's folder, to be exported from there."""
+    if teachers_folder(session) is None and session.recipe.teacher[0].train is None:
+        module = module_of(session, teacher)
+        session.write_model(session.folder / TEACHER / "last", session.recipe.teacher[0], module, TEACHER)
 
 
 def int8_candidates(session: Session, shipped: Sequence[Shipped]) -> list[Candidate]:
     """The int8 models, to be measured as any other."""
     found = []
     for each in shipped:
-        if each.is_int8:
+        if each.is_int8 and is_artifact(each.artifact):
             own = session.folder / "models" / f"{each.name}-{each.seed}" / RECORD  # of one that learned as int8
             record = own if own.is_file() else each.saved.parent / RECORD
             cost = read_json(record)["cost"] if record.is_file() else {}
@@ -131,7 +159,8 @@ def int8_candidates(session: Session, shipped: Sequence[Shipped]) -> list[Candid
 def costs_of(session: Session, shipped: Sequence[Shipped]) -> dict[str, Row]:
     """By family a row with the `size`, `latency` and `cost` of one of its models on the recipe's target, which take
     turns; where a number is unsteady all are measured again, for longer."""
-    firsts = {each.family: each for each in reversed(shipped) if each.seed == 0}
+    there = [each for each in shipped if not each.is_int8 or is_artifact(each.artifact)]
+    firsts = {each.family: each for each in reversed(there) if each.seed == 0}
     target, subjects, sizes = Target.parse(session.recipe.on), [], {}
     for family, each in firsts.items():
         module = load(each.saved, trust_code=session.trust_code).eval()
@@ -144,8 +173,8 @@ def costs_of(session: Session, shipped: Sequence[Shipped]) -> dict[str, Row]:
     for longer in range(TRIES):
         session.say(f"measuring {len(subjects)} models on {target}")
         rows = _on(subjects, target, SECONDS * 2**longer)
-        if all(row.latency.get("stable") for row in rows):
-            break
+        if not any("rounds" in row.latency and not row.latency["stable"] for row in rows):
+            break  # what was refused for another reason stays so
     return {row.name: replace(row, size=sizes[row.name]) for row in rows}
 
 
@@ -154,7 +183,7 @@ def notes_on_int8(session: Session, shipped: Sequence[Shipped], rows: Sequence[R
     measure, wanted = session.task.main, session.recipe.quantize
     notes = []
     for each in shipped:
-        if not each.is_int8 or each.seed or each.chain is None:
+        if not each.is_int8 or each.seed or each.chain is None or not is_artifact(each.artifact):
             continue
         before = _mean(rows, each.chain.trained.name or TEACHER, measure.key)
         after = _mean(rows, each.name, measure.key)
@@ -185,7 +214,7 @@ def write_cards(shipped: Sequence[Shipped]) -> None:
 def _planned(session: Session, families: dict[str, str]) -> Iterator[Shipped]:
     """What is to be made, each after what it is made of."""
     place = session.folder / ARTIFACTS
-    chains = session.chains
+    chains = _with_fp32(session.chains)
     teacher = teachers_folder(session)
     if teacher is not None:
         yield Shipped(TEACHER, 0, TEACHER, teacher, place / TEACHER, place / TEACHER)
@@ -204,6 +233,16 @@ def _planned(session: Session, families: dict[str, str]) -> Iterator[Shipped]:
             family = families[trained] if trained else TEACHER
             family += f"+{chain.int8}" if chain.int8 else ""
             yield Shipped(chain.name, seed, family, saved, artifact, fp32, chain)
+
+
+def _with_fp32(chains: Sequence[Chain]) -> list[Chain]:
+    """The chains, and what those in int8 were before."""
+    found: dict[str, Chain] = {}
+    for chain in chains:
+        if chain.trained.name:
+            found.setdefault(chain.trained.name, chain.trained)
+        found.setdefault(chain.name, chain)
+    return list(found.values())
 
 
 def teachers_folder(session: Session) -> Path | None:

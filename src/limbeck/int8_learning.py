@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import nn
 
 from limbeck.compress.artifacts import BATCH, rewrite_artifact
 from limbeck.compress.aware import Aware, quantization_aware
-from limbeck.deployed import Shipped, known_of
+from limbeck.deployed import Shipped, int8_settings, known_of
 from limbeck.files import read_json, write_json
 from limbeck.models import load, without_answers
 from limbeck.models.forward import stack_of
@@ -60,15 +61,17 @@ def learn_int8(session: Session, teacher: Teacher, shipped: Shipped) -> None:
     def write(_name: str, outputs: tuple[str, ...], path: Path) -> None:
         module.write(path, outputs)
 
-    row = f"{shipped.name}, seed {shipped.seed}"
-    rewrite_artifact(
-        shipped.fp32, shipped.artifact, shipped.saved, known_of(session), write, {"int8": "aware", "model": row},
-        trust_code=session.trust_code,
-    )  # fmt: skip
     before = read_json(shipped.saved.parent / RECORD)["cost"]
     cost = {"train_seconds": before.get("train_seconds", 0.0) + trained.seconds}
     cost["peak_memory_bytes"] = max(before.get("peak_memory_bytes", 0.0), trained.peak_memory)
     write_json(session.folder / "models" / unit / RECORD, {"cost": cost, "history": trained.history})
+    assert shipped.chain is not None
+    row = f"{shipped.name}, seed {shipped.seed}"
+    about = {"int8": int8_settings(session, shipped.chain), "model": row}
+    rewrite_artifact(
+        shipped.fp32, shipped.artifact, shipped.saved, known_of(session), write, about, trust_code=session.trust_code
+    )
+    shutil.rmtree(session.folder / "work" / unit, ignore_errors=True)
 
 
 def _taps(session: Session, student: nn.Module) -> list[str]:

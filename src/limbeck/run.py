@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from limbeck import report
-from limbeck.chains import chain_entries, impossible, rehearse_chains, untrained_student
+from limbeck.chains import chain_entries, module_of, rehearse_chain, untrained_student
 from limbeck.compare import ALONE, DISTILLED, Candidate, chain_claims, claims, measure, versions
-from limbeck.deployed import costs_of, int8_candidates, notes_on_int8, rehearse_export, ship, write_cards
+from limbeck.deployed import costs_of, int8_candidates, keep_teacher, notes_on_int8, rehearse_export, ship, write_cards
+from limbeck.errors import LimbeckError
 from limbeck.files import staged_folder
 from limbeck.int8_learning import learn_int8, rehearse_int8
 from limbeck.processes import processes
-from limbeck.recipe import Recipe
+from limbeck.recipe import QuantizeRecipe, Recipe
 from limbeck.recipe.shipping import AWARE
 from limbeck.results import Claim, Results, Row
 from limbeck.session import (
@@ -44,6 +45,7 @@ KEYS: dict[str, Any] = {
     "compare": [],
     "steps": [],
     "on": Recipe.model_fields["on"].default,
+    "quantize": QuantizeRecipe().model_dump(mode="json"),
 }
 """What a finished run must have in common with what is asked for, and what runs had before they knew it."""
 
@@ -72,17 +74,7 @@ def run(recipe: Recipe, folder: Path, *, trust_code: bool = False, say: Say = pr
         taught, settings = preview_teacher(session), recipe.variants().items()
         for _, variant in settings:
             rehearse(session, variant, taught.teacher)
-        if recipe.compare == "all":
-            left_out, why = impossible(session, taught.teacher)
-            session = replace(session, left_out=left_out)
-            if left_out:
-                line = f"left out: {', '.join(sorted(left_out))}: {why}"
-                notes.append(line)
-                say(line)
-        if recipe.chains:
-            rehearse_export(session, rehearse_chains(session, taught.teacher))
-            if any(chain.int8 == AWARE for chain in session.chains):
-                rehearse_int8(session, untrained_student(session, taught.teacher))
+        session = _rehearsed(session, taught, notes)
         taught = taught if taught.ready else open_teacher(session)
         entries = [each for name, variant in settings for each in lineup(session, taught.teacher, variant, name)]
         chained = chain_entries(session, taught.teacher) if recipe.chains else []
@@ -97,6 +89,43 @@ def run(recipe: Recipe, folder: Path, *, trust_code: bool = False, say: Say = pr
             return claims(trained, session.task.claimed) + chain_claims(rows, names, session.task.claimed)
 
         return account(session, [*entries, *chained], taught, notes, claimed)
+
+
+def _rehearsed(session: Session, taught: Taught, notes: list[str]) -> Session:
+    """Tries what the rows for shipping will need before anything is trained. Of `all` those that cannot be made are
+    left out, with a note.
+
+    Raises:
+        LimbeckError: a row that the recipe names cannot be made.
+    """
+    recipe, teacher = session.recipe, taught.teacher
+    if not recipe.chains:
+        return session
+    aware = [chain for chain in recipe.chains if chain.int8 == AWARE]
+    if aware and processes().num_processes > 1:
+        raise LimbeckError(f"compare: {aware[0].name} learns in one process; start it without accelerate launch")
+    left_out: dict[str, str] = {}
+    models = [untrained_student(session, teacher)]
+    for chain in recipe.chains:
+        try:
+            if chain.of_teacher:
+                module_of(session, teacher)
+            models += rehearse_chain(session, teacher, chain)
+            if chain.int8 == AWARE:
+                rehearse_int8(session, models[0])
+        except LimbeckError as error:
+            if recipe.compare != "all":
+                raise
+            left_out[chain.name] = str(error)
+    rehearse_export(session, models)
+    for why in dict.fromkeys(left_out.values()):
+        line = f"left out: {', '.join(name for name, each in left_out.items() if each == why)}: {why}"
+        notes.append(line)
+        session.say(line)
+    session = replace(session, left_out=frozenset(left_out))
+    if any(chain.of_teacher for chain in session.chains):
+        keep_teacher(session, teacher)
+    return session
 
 
 def account(

@@ -41,7 +41,7 @@ from limbeck.training import TrainConfig, Trained, train
 
 RECORD = "record.json"
 RECIPE = "recipe.yaml"
-GROWS = ("seeds", "about", "compare", "steps", "on", "fit")
+GROWS = ("seeds", "about", "compare", "steps", "quantize", "on", "fit")
 """What may change in a recipe without making another run of it: more seeds and more rows only add."""
 
 

@@ -60,7 +60,8 @@ class Entry:
 
     `source` gives the teacher whose weights a student may take. `family` is its architecture's name among those of one
     run. `start` gives the model that a seed's training begins with, where that is not the recipe's student but what
-    `wanted` builds, None for the student; one that is not `shown` is only a step to another.
+    `wanted` builds, None for the student; one that is not `shown` is only a step to another. `after` names the entry
+    whose training it goes on from, of which the cost is its own, too.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Entry:
     start: Callable[[int], nn.Module] | None = None
     wanted: ModelRecipe | None = None
     shown: bool = True
+    after: str | None = None
 
 
 def lineup(session: Session, teacher: Teacher, recipe: Recipe, setting: str = "") -> list[Entry]:
@@ -231,12 +233,20 @@ def candidates(folder: Path, entries: Sequence[Entry], trust_code: bool) -> Iter
         for seed in range(entry.recipe.seeds):
             place = place_of(folder, entry.name, seed)
             record = read_json(place / RECORD)
+            cost = {**record["cost"], "train_seconds": _seconds(folder, entries, entry, seed)}
             for checkpoint in ("last", "selected"):
                 if (place / checkpoint).is_dir():
                     yield Candidate(
                         entry.name, seed, checkpoint, partial(load, place / checkpoint, trust_code=trust_code),
-                        entry.family, record["cost"], record["history"],
+                        entry.family, cost, record["history"],
                     )  # fmt: skip
+
+
+def _seconds(folder: Path, entries: Sequence[Entry], entry: Entry, seed: int) -> float:
+    """How long an entry's training took, with those that it goes on from."""
+    seconds = float(read_json(place_of(folder, entry.name, seed) / RECORD)["cost"]["train_seconds"])
+    before = next((each for each in entries if each.name == entry.after), None)
+    return seconds + (_seconds(folder, entries, before, seed) if before is not None else 0.0)
 
 
 def chain_notes(folder: Path, entries: Sequence[Entry]) -> list[str]:

@@ -136,6 +136,17 @@ def test_what_is_handed_over_keeps_the_budget_and_is_what_was_tested(fitted: Fit
     assert f"{100 * right:.2f}" in fitted.sentences[0]
 
 
+def test_candidates_learn_from_one_label_store(folder: Path, fitted: Fitted) -> None:
+    assert fitted.artifact.is_dir()
+    assert (folder / "labels" / "manifest.json").is_file() or list((folder / "labels").iterdir())
+
+
+def test_the_artifacts_card_has_what_was_tested(fitted: Fitted) -> None:
+    (row,) = fitted.results.named(fitted.name)
+    text = (fitted.artifact / "README.md").read_text(encoding="utf-8")
+    assert f"{100 * row.metrics['accuracy']:.2f}" in text
+
+
 def test_everything_tried_is_told_with_its_fate(fitted: Fitted) -> None:
     fates = {each.name: each.fate for each in fitted.tried}
     assert len(fates) == 8  # two students, one pruned, the teacher; each in fp32 and int8

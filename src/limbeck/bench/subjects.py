@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,8 @@ def _artifact(name: str, folder: Path, asked: Asked) -> Subject:
         files = ", ".join(str(folder / each.file) for each in card.graphs.values())
         raise LimbeckError(f"{name}: an artifact of several graphs, each run many times; measure one of them: {files}")
     (graph,) = card.graphs.values()
+    if card.tokens is not None and asked.length is None:
+        asked = replace(asked, length=min(inputs.LENGTH, card.tokens.max_length))
     return _file(name, read_onnx(folder / graph.file), asked, card.precision)
 
 

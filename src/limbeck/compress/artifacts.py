@@ -14,7 +14,7 @@ import numpy as np
 from limbeck.artifact import ARTIFACT, ArtifactCard, read_artifact_card, write_artifact_card
 from limbeck.artifact.card import check_files, checksum
 from limbeck.artifact.running import Graph
-from limbeck.compress.quantize import Kind, quantize_onnx
+from limbeck.compress.quantize import Kind, layers_of, quantize_onnx
 from limbeck.errors import LimbeckError, nearest
 from limbeck.export import export
 from limbeck.export.checking import compare
@@ -39,6 +39,7 @@ def quantize_artifact(
     kind: Kind = "static",
     calibration: int = CALIBRATION,
     exclude: Collection[str] = (),
+    about: Mapping[str, Any] | None = None,
     row: str = "",
     trust_code: bool = False,
     say: Callable[[str], None] = lambda _line: None,
@@ -50,7 +51,8 @@ def quantize_artifact(
 
     Args:
         calibration: training samples from which `static` ranges are told.
-        exclude: layers that stay fp32.
+        exclude: layers that stay fp32; names that this model does not have are those of others.
+        about: what the card says of int8; the arguments by default.
         row: what the results of its run call it, and its seed: `distilled+int8, seed 0`.
 
     Raises:
@@ -69,11 +71,13 @@ def quantize_artifact(
 
     def write(name: str, _outputs: tuple[str, ...], path: Path) -> None:
         say(f"int8: writing the {name}")
-        calibrating = feeds[name] if kind == "static" else None
-        quantize_onnx(source / card.graphs[name].file, path, kind=kind, calibration=calibrating, exclude=exclude)
+        calibrating, file = feeds[name] if kind == "static" else None, source / card.graphs[name].file
+        own = [layer for layer in layers_of(file) if layer in exclude]
+        quantize_onnx(file, path, kind=kind, calibration=calibrating, exclude=own)
 
-    about = {"int8": kind, **({"model": row} if row else {})}
-    return rewrite_artifact(source, to, folder, known, write, about, trust_code=trust_code)
+    said = {"kind": kind, "calibration": calibration, "exclude": list(exclude)} if about is None else dict(about)
+    more = {"int8": said, **({"model": row} if row else {})}
+    return rewrite_artifact(source, to, folder, known, write, more, trust_code=trust_code)
 
 
 def rewrite_artifact(

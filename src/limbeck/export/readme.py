@@ -57,18 +57,19 @@ NAMED = 20
 """Classes that a card names."""
 
 
-def write_model_card(folder: Path, artifact: Path) -> None:
-    """Writes the card of an artifact, made of the saved model in `folder`, with what is known of it now."""
-    write_text(artifact / README, model_card(folder, read_artifact_card(artifact), artifact.name))
+def write_model_card(folder: Path, artifact: Path, row: Row | None = None) -> None:
+    """Writes the card of an artifact, made of the saved model in `folder`, with what is known of it now; `row` are its
+    results where they lie elsewhere than in its run."""
+    write_text(artifact / README, model_card(folder, read_artifact_card(artifact), artifact.name, row))
 
 
-def model_card(folder: Path, card: ArtifactCard, name: str) -> str:
+def model_card(folder: Path, card: ArtifactCard, name: str, row: Row | None = None) -> str:
     """The README of an artifact that was made of the saved model in `folder`; `name` is what it is called."""
     spoken = card.task.replace("-", " ")
     heading = HEADING.format(task=card.task, name=name, spoken=spoken, precision=card.precision)
     sections = {
         "Where it comes from": _origin(folder, card),
-        "How good it is": _measured(folder, card.about),
+        "How good it is": _measured(card.about, row or _row(folder, card.about)),
         "How it was checked": _checked(card),
         "How to run it": RUNNING.format(name=name, inputs=INPUTS.get(card.task, "…")).splitlines(),
         "Limits": _limits(card),
@@ -91,8 +92,7 @@ def _origin(folder: Path, card: ArtifactCard) -> list[str]:
     return lines
 
 
-def _measured(folder: Path, about: Any) -> list[str]:
-    row = _row(folder, about)
+def _measured(about: Any, row: Row | None) -> list[str]:
     if row is None:
         return ["No results of a run lie beside the model; measure it before you rely on it."]
     run_by = "run by ONNX Runtime" if row.name.rpartition("+")[2].startswith("int8") else "in PyTorch"

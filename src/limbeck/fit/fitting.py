@@ -106,7 +106,7 @@ def fit(recipe: Recipe, folder: Path, budget: Budget, *, trust_code: bool = Fals
     chosen = _that_learn(session, taught.teacher, chosen)
     plan = halving(len(chosen), steps_of(plain.train, len(training_split(plain, data, 0)))) if chosen else []
     announce(session, taught, chosen, plan, len(rungs), len(within), budget)
-    if plain.teacher[0].store is not None:
+    if plain.teacher[0].store is not None and plain.teacher[0].model:
         label_recipe(plain, folder, trust_code=trust_code, say=say)
     taught = open_teacher(session)
     values, steps = halved(session, taught.teacher, chosen, plan)
@@ -122,7 +122,8 @@ def fit(recipe: Recipe, folder: Path, budget: Budget, *, trust_code: bool = Fals
     )  # fmt: skip
     write_fit(page, place / REPORT)
     results.write(place / RESULTS)
-    write_model_card(best.saved, best.artifact)
+    (row,) = results.named(best.measured.name)[-1:]
+    write_model_card(best.saved, best.artifact, row)
     write_json(place / "fit.json", {"budget": asdict(budget), "on": session.recipe.on, "chosen": best.measured.name,
                                     "cost": best.cost, "tried": [asdict(each) for each in tried]})  # fmt: skip
     return Fitted(best.artifact, best.measured.name, best.cost, results, sentences, tried, place / REPORT)
@@ -132,7 +133,7 @@ def _with_store(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with a label store where its terms can learn from one: every candidate asks the teacher the same."""
     (teacher,) = recipe.teacher
     asked = [term for term in build_terms(recipe.terms) if term.uses_teacher]
-    plain = all(term.teacher == LOGITS for term in asked)
+    plain = all(term.teacher in ("", LOGITS) for term in asked)
     if teacher.store is not None or not plain or recipe.task not in ("image-classification", "text-classification"):
         return recipe
     stored = teacher.model_copy(update={"store": str(folder / "labels")})
@@ -156,9 +157,10 @@ def _measured(session: Session, teacher: Teacher, rungs: Sequence[Rung]) -> list
     asked = {"on": session.recipe.on, "rungs": [rung.name for rung in rungs], "int8": session.recipe.fit.int8,
              "kind": session.recipe.quantize.kind, "processor": processor()}  # fmt: skip
     kept = read_json(path) if path.exists() else {}
-    if kept.get("asked") == asked:
+    known = [Measured(**each) for each in kept.get("measured", [])]
+    if kept.get("asked") == asked and not any(each.unsteady for each in known):
         session.say(f"costs were measured before ({path}; delete it to measure again)")
-        return [Measured(**each) for each in kept["measured"]]
+        return known
     found = measure_ladder(session, teacher, rungs)
     write_json(path, {"asked": asked, "measured": as_json(found)})
     return found

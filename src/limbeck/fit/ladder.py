@@ -4,6 +4,7 @@ cut down."""
 from __future__ import annotations
 
 import copy
+import hashlib
 import inspect
 import re
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,8 @@ WIDTHS = ("widths", "width", "units", "channels", "deconvolution", "hidden", "de
 FACTORS = (0.5, 0.75, 1.5, 2.0)
 RESOLUTIONS = (0.75, 0.5)
 FEWEST_PIXELS = 8
+LONGEST = 60
+"""Letters of a name."""
 SHARES = (0.5, 0.25, 0.12)
 """Of the teacher's FLOPs, what pruning leaves."""
 
@@ -91,7 +94,11 @@ def name_of(student: StudentRecipe) -> str:
     options = student.options if student.model else student.sizes
     said = [f"{key}{_text(value)}" for key, value in sorted(options.items()) if key != "pretrained"]
     whole = "-".join([student.model or "smaller-teacher", *said])
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", whole).strip("-.")[:80]
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", whole).strip("-.")
+    hidden = {"pretrained": student.options.get("pretrained"), "start": student.start, "lora": student.lora}
+    if len(name) <= LONGEST and not any(value is not None for value in hidden.values()):
+        return name
+    return f"{name[:LONGEST]}-{hashlib.sha256(student.model_dump_json().encode()).hexdigest()[:6]}"
 
 
 def build_rung(session: Session, teacher: Teacher, rung: Rung, built: nn.Module | None = None) -> nn.Module:

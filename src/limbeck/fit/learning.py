@@ -14,8 +14,9 @@ from limbeck.files import read_json
 from limbeck.fit.budget import Budget
 from limbeck.fit.halving import Round
 from limbeck.fit.ladder import Rung, build_rung
-from limbeck.session import RECORD, Session, Taught
-from limbeck.students import Entry, place_of, prepared, train_all
+from limbeck.fit.measuring import untrained
+from limbeck.session import RECORD, Session, Taught, training_split
+from limbeck.students import Entry, distiller_of, place_of, train_all
 from limbeck.teachers import Teacher
 
 
@@ -38,7 +39,9 @@ def announce(
 
 def _step_seconds(session: Session, teacher: Teacher, rung: Rung) -> float:
     """How long a step of training takes."""
-    distiller, split = prepared(session, entry_of(session, teacher, rung, 1), 0, 0)
+    recipe = entry_of(session, teacher, rung, 1).recipe
+    split = training_split(recipe, session.data, 0)
+    distiller = distiller_of(untrained(session, teacher, rung), teacher, recipe, split)
     batch = split.__getitems__(list(range(min(len(split), session.recipe.train.batch_size))))
     taken = []
     for _ in range(3):

@@ -13,7 +13,8 @@ from torch import nn
 from tqdm import tqdm
 
 from limbeck.bench import Target, bench, open_subject
-from limbeck.bench.subjects import revive
+from limbeck.bench.inputs import LENGTH
+from limbeck.bench.subjects import Asked, revive
 from limbeck.compress import quantize_onnx
 from limbeck.deployed import known_of
 from limbeck.errors import LimbeckError
@@ -38,12 +39,14 @@ CALIBRATION = 16
 @dataclass(frozen=True, slots=True)
 class Measured:
     """What a rung costs in a precision: its `bytes`, `flops`, `parameters`, and the `latency`, which is the median in
-    milliseconds of one sample, with its `spread`; without one `refused` says why."""
+    milliseconds of one sample, with its `spread`; without one `refused` says why, and `unsteady` whether the machine
+    was too busy."""
 
     rung: str
     precision: str
     cost: dict[str, float] = field(default_factory=dict)
     refused: str = ""
+    unsteady: bool = False
 
     @property
     def name(self) -> str:
@@ -71,7 +74,7 @@ def measure_ladder(session: Session, teacher: Teacher, rungs: Sequence[Rung]) ->
                 found.append(measured)
                 if file is not None:
                     files[measured.name] = file
-        times = _timed(files, target, session.say)
+        times = _timed(files, target, session)
     return [replace(each, **_with_time(each, times)) if each.name in files else each for each in found]
 
 
@@ -83,26 +86,29 @@ def as_json(found: Sequence[Measured]) -> list[dict[str, Any]]:
 def _with_time(measured: Measured, times: dict[str, dict[str, Any]]) -> dict[str, Any]:
     time = times[measured.name]
     if "p50" not in time:
-        return {"refused": str(time.get("refused", "not measured"))}
+        return {"refused": str(time.get("refused", "not measured")), "unsteady": "rounds" in time}
     return {"cost": {**measured.cost, "latency": float(time["p50"]), "spread": float(time["spread"])}}
 
 
-def time_files(files: dict[str, Path], target: Target, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+def time_files(
+    files: dict[str, Path], target: Target, say: Callable[[str], None], *, length: int | None = None
+) -> dict[str, dict[str, Any]]:
     """The `latency` of a row (see `limbeck.bench.bench`) by name, of .onnx files or artifacts that take turns; where
     one is unsteady, all are measured again for longer."""
-    subjects = [replace(open_subject(str(path)), name=name) for name, path in files.items()]
+    subjects = [replace(open_subject(str(path), Asked(length=length)), name=name) for name, path in files.items()]
     rows = []
     for longer in range(TRIES):
         rows = bench(subjects, [target], seconds=SECONDS * 2**longer) if subjects else []
-        if all(row.latency.get("stable") for row in rows):
-            break
+        if not any("rounds" in row.latency and not row.latency["stable"] for row in rows):
+            break  # what was refused for another reason stays so
         say("some times were unsteady; measuring for longer")
     return {row.name: row.latency for row in rows}
 
 
-def _timed(files: dict[str, Path], target: Target, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
-    say(f"measuring {len(files)} files on {target}: about {len(files) * SECONDS:.0f} s or more")
-    return time_files(files, target, say)
+def _timed(files: dict[str, Path], target: Target, session: Session) -> dict[str, dict[str, Any]]:
+    session.say(f"measuring {len(files)} files on {target}: about {len(files) * SECONDS:.0f} s or more")
+    longest = getattr(session.task.preparation(session.data), "max_length", LENGTH)
+    return time_files(files, target, session.say, length=min(LENGTH, longest))
 
 
 def _drafted(session: Session, teacher: Teacher, rung: Rung, place: Path) -> Iterator[tuple[Measured, Path | None]]:

@@ -113,8 +113,8 @@ def read_chain(name: str) -> Chain:
             raise LimbeckError(f"compare: {name!r}: {step} writes a file, so it is the last step")
         if index and step == ALONE:
             raise LimbeckError(f"compare: {name!r}: alone is a student that has no teacher, so it is the first step")
-        if step == AWARE and not index:
-            raise LimbeckError(f"compare: {name!r}: {AWARE} learns on from a student; write distilled+{AWARE}")
+        if step == AWARE and (not index or steps[index - 1] != DISTILLED):
+            raise LimbeckError(f"compare: {name!r}: {AWARE} learns on from the teacher; write distilled+{AWARE}")
         if index and step == steps[index - 1]:
             raise LimbeckError(f"compare: {name!r} has {step} twice in a row; name it once")
     return Chain(steps)
