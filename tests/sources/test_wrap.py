@@ -67,7 +67,7 @@ def _batch(data: object, num_classes: int | None = 3) -> dict[str, Tensor]:
         datasets.Dataset.from_dict({"x": X.tolist(), "y": Y.tolist()}),
         datasets.Dataset.from_dict({"x": X.tolist(), "y": Y.tolist()}).with_format("torch"),
     ],
-    ids=str,
+    ids=lambda data: type(data).__name__,
 )
 def test_every_kind_gives_the_same_batch(data: object) -> None:
     """Two lines of Python must work with the data set that the user already has."""
