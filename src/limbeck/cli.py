@@ -77,7 +77,7 @@ def _run(source: str, changes: list[str], folder: Path | None, *, trust_code: bo
             console.print(f"\nreport   {place / REPORT}\nresults  {place / RESULTS}\nstudent  {place / 'student'}")
             chosen = report.recommended(results)
             if chosen is not None and (place / ARTIFACTS / f"{chosen.name}-0").is_dir():
-                console.print(f"to ship  {place / ARTIFACTS / chosen.name}-0")
+                console.print(f"to ship  {place / ARTIFACTS / chosen.name}-0", soft_wrap=True)
 
 
 MethodsOption = Annotated[

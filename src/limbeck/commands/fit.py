@@ -59,4 +59,4 @@ def fit(
         found = find(wanted, place, budget, trust_code=trust_code, say=say)
         for sentence in found.sentences:
             console.print(sentence, highlight=False)
-        console.print(f"\nreport   {found.report}\nto ship  {found.artifact}")
+        console.print(f"\nreport   {found.report}\nto ship  {found.artifact}", soft_wrap=True)
