@@ -64,6 +64,12 @@ def test_of_about_equally_fast_ones_the_smallest_is_shipped() -> None:
     assert sentences(found)[1] == "If bytes matter most, distilled+int8 has 250 kB at accuracy 89.9 %."
 
 
+def test_of_equally_small_ones_the_best_is_named() -> None:
+    small = row("alone+int8", 0.80, 1.2, 0.25e6), row("distilled+int8", 0.90, 1.2, 0.25e6)
+    found = results(TEACHER, row("distilled", 0.90, 1.0, 1e6), *small)
+    assert sentences(found)[1].startswith("If bytes matter most, distilled+int8 has")
+
+
 def test_the_mean_over_seeds_decides_and_the_fp32_teacher_is_no_candidate() -> None:
     lucky = [row("pruned", 0.99, 0.5, 1e5, 0), row("pruned", 0.70, 0.5, 1e5, 1)]
     steady = [row("distilled", 0.90, 1.0, 1e6, seed) for seed in (0, 1)]

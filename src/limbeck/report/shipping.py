@@ -20,7 +20,8 @@ from limbeck.report.words import amount, main_measure
 from limbeck.results import Results
 
 ALIKE = 0.05
-"""Latencies that differ by no more than this share count as the same: then the smaller model is shipped."""
+"""Latencies, and bytes, that differ by no more than this share count as the same: then the smaller, or better, model
+is named."""
 
 FRONTS: tuple[Cost, ...] = (
     ("latency", "p50", 1e-3, "median latency", "s"),
@@ -187,7 +188,8 @@ def _shipped(results: Results, chosen: Group) -> str:
 
 def _smallest(results: Results, chosen: Group) -> list[str]:
     measure, able = main_measure(results), _candidates(results)
-    smallest = min(able, key=lambda each: _number(each, *BYTES))
+    fewest = min(_number(each, *BYTES) for each in able)
+    smallest = _best([each for each in able if _number(each, *BYTES) <= fewest * (1 + ALIKE)], measure)
     if smallest.name == chosen.name:
         return []
     size = bytes_text(_number(smallest, *BYTES), None)
