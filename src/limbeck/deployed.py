@@ -16,6 +16,7 @@ from torch import nn
 from limbeck.artifact import is_artifact, read_artifact_card
 from limbeck.bench import Subject, Target, bench, open_subject
 from limbeck.bench.exported import to_onnx
+from limbeck.bench.steadiness import WIDEST, withheld
 from limbeck.chains import module_of
 from limbeck.compare import Candidate
 from limbeck.compress import findings, sensitivity
@@ -41,8 +42,8 @@ from limbeck.types import Batch
 log = logging.getLogger(__name__)
 
 ARTIFACTS, TEACHER = "artifacts", "teacher"
-SECONDS, TRIES = 2.0, 3
-"""How long each model is measured, and how often longer where a number is unsteady."""
+SECONDS, REPEATS, TRIES = 3.0, 3, 3
+"""How long each model is measured, in how many measurements, and how often longer where a number is unsteady."""
 SENSITIVE_SECONDS, SENSITIVE_SAMPLES = 60.0, 32
 
 
@@ -172,7 +173,7 @@ def costs_of(session: Session, shipped: Sequence[Shipped]) -> dict[str, Row]:
     rows: list[Row] = []
     for longer in range(TRIES):
         session.say(f"measuring {len(subjects)} models on {target}")
-        rows = _on(subjects, target, SECONDS * 2**longer)
+        rows = _repeated(subjects, target, SECONDS * 2**longer)
         if not any("rounds" in row.latency and not row.latency["stable"] for row in rows):
             break  # what was refused for another reason stays so
     return {row.name: replace(row, size=sizes[row.name]) for row in rows}
@@ -274,11 +275,38 @@ def _sizes(session: Session, module: nn.Module, artifact: Path) -> Measures:
     return {**size, "bytes": float(files)} if files else size
 
 
-def _on(subjects: Sequence[Subject], target: Target, seconds: float) -> list[Row]:
+def _repeated(subjects: Sequence[Subject], target: Target, seconds: float) -> list[Row]:
+    """The rows of several measurements, each with the files opened anew: of each model that of the median time. Its
+    spread is at least how far the measurements are apart, as where its memory lies makes a model faster or slower for
+    good, which no bootstrap of one measurement sees."""
+    measured = [_on(subjects, target, seconds / REPEATS, memory=number == 0) for number in range(REPEATS)]
+    rows = []
+    for one, *others in zip(*measured, strict=True):
+        known = [row.latency for row in (one, *others) if "p50" in row.latency]
+        if len(known) < REPEATS:
+            rows.append(one if "p50" not in one.latency else replace(one, latency=_unsteady([one, *others])))
+            continue
+        middle = sorted(known, key=lambda each: float(each["p50"]))[REPEATS // 2]
+        apart = (max(each["p50"] for each in known) - min(each["p50"] for each in known)) / middle["p50"]
+        found = {**middle, "spread": max(apart, *(each["spread"] for each in known))}
+        if found["spread"] > WIDEST:
+            why = f"{REPEATS} measurements of it are {apart:.1%} apart; measure on a machine with nothing else to do"
+            found = withheld({**found, "stable": False, "unsteady": why})
+        rows.append(replace(one, latency=found))
+    return rows
+
+
+def _unsteady(rows: Sequence[Row]) -> dict[str, Any]:
+    """The latency of the first that was refused."""
+    return next(row.latency for row in rows if "p50" not in row.latency)
+
+
+def _on(subjects: Sequence[Subject], target: Target, seconds: float, *, memory: bool) -> list[Row]:
     """Files on the target, modules that are no single file in eager PyTorch."""
     files = [each for each in subjects if each.file is not None]
     modules = [each for each in subjects if each.file is None]
-    rows = bench(files, [target], seconds=seconds, memory=target.device == "cpu", energy=True) if files else []
+    weighed = memory and target.device == "cpu"
+    rows = bench(files, [target], seconds=seconds, memory=weighed, energy=True) if files else []
     plain = [Target("eager", target.device, target.threads)]
     return rows + (bench(modules, plain, seconds=seconds, energy=True) if modules else [])
 
