@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from limbeck.compress import prune, rounds
 from limbeck.errors import LimbeckError
 from limbeck.metrics import size_of
-from limbeck.models import forward_of, load, without_answers
+from limbeck.models import forward_of, load
 from limbeck.models.saved import is_saved
 from limbeck.recipe import Chain, ModelRecipe, Recipe
 from limbeck.recipe.shipping import ALONE, DISTILLED, PRUNED
 from limbeck.session import Session, training_split
-from limbeck.students import Entry, build_student, distiller_of, place_of
+from limbeck.students import Entry, build_student, distiller_of, place_of, same_teacher
 from limbeck.teachers import Live, Stored, Teacher
 from limbeck.training import steps_of
 from limbeck.types import Batch
@@ -36,9 +36,6 @@ TAYLOR_BATCHES = 8
 
 log = logging.getLogger(__name__)
 
-Start = Callable[[int], nn.Module]
-"""From a seed to the model that its training begins with."""
-
 
 def chain_entries(session: Session, teacher: Teacher) -> list[Entry]:
     """The entries of the recipe's chains beside those of the student alone and distilled, each after what it begins
@@ -50,23 +47,26 @@ def chain_entries(session: Session, teacher: Teacher) -> list[Entry]:
     return list(entries.values())
 
 
-def rehearse_chain(session: Session, teacher: Teacher, chain: Chain) -> list[nn.Module]:
-    """Builds what a chain's trainings will begin with, from untrained models where need be, and gives it.
+def rehearse_chain(session: Session, teacher: Teacher, chain: Chain, starts: dict[str, nn.Module]) -> None:
+    """Builds what a chain's trainings will begin with, from untrained models where need be. `starts` has what was built
+    for other chains, by what it begins with, and gets what is new.
 
     Raises:
         LimbeckError: one of them cannot be made, or cannot learn by the recipe's terms.
     """
-    recipe, made = session.recipe, []
+    recipe = session.recipe
     split = training_split(recipe, session.data, 0)
     for entry in _trainings(session, teacher, chain.trained):
-        of_teacher = entry.name.startswith(PRUNED)
-        model = copy_of_teacher(session, teacher) if of_teacher else untrained_student(session, teacher)
-        if PRUNED in entry.name:
-            timed = 0.5 if recipe.prune.latency is not None else None  # an untrained model says it as well
-            model = pruned(session, teacher, model, of_teacher, share=timed)
-        distiller_of(model, teacher if entry.teacher is not None else None, recipe, split)
-        made.append(model)
-    return made
+        origin, cut = entry.after or "teacher", PRUNED in entry.name
+        key = f"{origin}{', pruned' if cut else ''}"
+        if key not in starts:
+            of_teacher = entry.name.startswith(PRUNED)
+            model = copy_of_teacher(session, teacher) if of_teacher else untrained_student(session, teacher)
+            if cut:
+                timed = 0.5 if recipe.prune.latency is not None else None  # an untrained model says it as well
+                model = pruned(session, teacher, model, of_teacher, share=timed)
+            starts[key] = model
+        distiller_of(copy.deepcopy(starts[key]), teacher if entry.teacher is not None else None, recipe, split)
 
 
 def module_of(session: Session, teacher: Teacher) -> nn.Module:
@@ -81,7 +81,7 @@ def module_of(session: Session, teacher: Teacher) -> nn.Module:
             "compare: a row that begins with the teacher needs one that runs here as one model; leave the row out, or "
             "name the teacher's model"
         )
-    example = _example(session)
+    example = session.samples([0, 1])
     if not _same(live.prepare(example), example):
         raise LimbeckError(
             "compare: the teacher sees its samples otherwise than the student does (size, normalisation or tokens), so "
@@ -99,7 +99,7 @@ def pruned(
     session: Session, teacher: Teacher, model: nn.Module, of_teacher: bool, *, share: float | None = None
 ) -> nn.Module:
     """What the recipe's `prune` leaves of `model`; `share` is of the channels to remove, in the place of a target."""
-    wanted, example = session.recipe.prune, _example(session)
+    wanted, example = session.recipe.prune, session.samples([0, 1])
     target: dict[str, Any] = {name: getattr(wanted, name) for name in ("ratio", "flops", "latency")}
     if share is not None:
         target = {"ratio": share}
@@ -161,7 +161,7 @@ def _rounds(
         start = partial(_start, session, teacher, before, cut, number if count > 1 else 0, of_teacher, wanted)
         entries.append(
             Entry(
-                own, recipe, partial(_always, teacher) if taught else None, partial(_always, teacher, 0),
+                own, recipe, partial(same_teacher, teacher) if taught else None, partial(same_teacher, teacher, 0),
                 family=_family(name), about=_about(before, cut, taught) if last else "",
                 start=start, wanted=wanted, shown=last, after=before,
             )
@@ -210,7 +210,7 @@ def _share_of_round(session: Session, teacher: Teacher, of_teacher: bool, number
     wanted = session.recipe.prune
     ratio = wanted.ratio
     if ratio is None:
-        flops = wanted.flops or (_students_share(session, teacher, _example(session)) if of_teacher else 0.5)
+        flops = wanted.flops or (_students_share(session, teacher, session.samples([0, 1])) if of_teacher else 0.5)
         ratio = 1 - flops**0.5  # channels count where they are made and where they are read
     return rounds(ratio, wanted.rounds)[number - 1]
 
@@ -230,7 +230,7 @@ def _students_share(session: Session, teacher: Teacher, example: Batch) -> float
 def untrained_student(session: Session, teacher: Teacher) -> nn.Module:
     """The recipe's student before training, whatever was drawn elsewhere."""
     with torch.random.fork_rng():
-        return build_student(session, session.recipe.student, partial(_always, teacher, 0))
+        return build_student(session, session.recipe.student, partial(same_teacher, teacher, 0))
 
 
 def _loss_on_labels(recipe: Recipe, split: Any) -> Callable[[nn.Module, Batch], Tensor]:
@@ -245,13 +245,5 @@ def _loss_on_labels(recipe: Recipe, split: Any) -> Callable[[nn.Module, Batch], 
     return loss
 
 
-def _example(session: Session) -> dict[str, Tensor]:
-    return dict(without_answers(session.data.train.__getitems__([0, 1])))
-
-
 def _same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def _always(teacher: Teacher, _seed: int) -> Teacher:
-    return teacher

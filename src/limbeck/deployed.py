@@ -20,7 +20,7 @@ from limbeck.bench.steadiness import WIDEST, withheld
 from limbeck.chains import module_of
 from limbeck.compare import Candidate
 from limbeck.compress import findings, sensitivity
-from limbeck.compress.artifacts import calibration_feeds, quantize_artifact
+from limbeck.compress.artifacts import calibration_feeds, int8_said, is_written, quantize_artifact
 from limbeck.compress.quantize import Kind
 from limbeck.errors import LimbeckError
 from limbeck.export import export
@@ -29,7 +29,7 @@ from limbeck.export.data import Known
 from limbeck.export.readme import write_model_card
 from limbeck.files import read_json
 from limbeck.metrics import mean_std, size_of
-from limbeck.models import forward_of, load, without_answers
+from limbeck.models import forward_of, load
 from limbeck.models.saved import is_saved
 from limbeck.recipe import Chain
 from limbeck.recipe.shipping import AWARE, INT8, KINDS
@@ -37,7 +37,6 @@ from limbeck.results import Measures, Row
 from limbeck.session import RECORD, Session
 from limbeck.students import Entry, place_of
 from limbeck.teachers import Teacher
-from limbeck.types import Batch
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +71,7 @@ def rehearse_export(session: Session, models: Sequence[nn.Module]) -> None:
     Raises:
         LimbeckError: one cannot.
     """
-    example = dict(without_answers(session.data.train.__getitems__([0, 1])))
+    example = session.samples([0, 1])
     with tempfile.TemporaryDirectory(prefix="limbeck-") as folder:
         for index, model in enumerate(models):
             to_onnx(model.cpu().eval(), example, Path(folder) / f"{index}.onnx", type(model).__name__)
@@ -105,7 +104,9 @@ def _made(session: Session, shipped: Shipped, learn: Learn) -> bool:
     except LimbeckError as error:
         log.warning("%s is measured in PyTorch and has no int8: it was not exported: %s", shipped.fp32.name, error)
         return False
-    if shipped.chain is None or not shipped.is_int8 or _written(session, shipped.artifact, shipped.chain):
+    if shipped.chain is None or not shipped.is_int8:
+        return True
+    if is_written(shipped.artifact, int8_settings(session, shipped.chain)):
         return True
     session.say(f"writing {shipped.name}, seed {shipped.seed}")
     try:
@@ -114,7 +115,7 @@ def _made(session: Session, shipped: Shipped, learn: Learn) -> bool:
             return True
         quantize_artifact(
             shipped.fp32, shipped.artifact, shipped.saved, known, kind=_kind(session, shipped.chain),
-            calibration=wanted.calibration, exclude=wanted.exclude, about=int8_settings(session, shipped.chain),
+            calibration=wanted.calibration, exclude=wanted.exclude,
             row=f"{shipped.name}, seed {shipped.seed}",
             trust_code=session.trust_code,
         )  # fmt: skip
@@ -127,14 +128,9 @@ def _made(session: Session, shipped: Shipped, learn: Learn) -> bool:
 def int8_settings(session: Session, chain: Chain) -> dict[str, Any]:
     """What an int8 artifact of a chain depends on, beside the model; its card says it."""
     wanted = session.recipe.quantize
-    found: dict[str, Any] = {"kind": "aware" if chain.int8 == AWARE else _kind(session, chain)}
-    found |= {"calibration": wanted.calibration, "exclude": list(wanted.exclude)}
-    return found | ({"steps": wanted.steps, "rate": wanted.learning_rate} if chain.int8 == AWARE else {})
-
-
-def _written(session: Session, artifact: Path, chain: Chain) -> bool:
-    """Whether an int8 artifact is there, as the recipe wants it now."""
-    return is_artifact(artifact) and read_artifact_card(artifact).about.get("int8") == int8_settings(session, chain)
+    said = int8_said(_kind(session, chain), wanted.calibration, wanted.exclude)
+    learned = {"kind": "aware", "steps": wanted.steps, "rate": wanted.learning_rate}
+    return said | (learned if chain.int8 == AWARE else {})
 
 
 def keep_teacher(session: Session, teacher: Teacher) -> None:
@@ -169,7 +165,7 @@ def costs_of(session: Session, shipped: Sequence[Shipped]) -> dict[str, Row]:
         if is_artifact(each.artifact) and len(read_artifact_card(each.artifact).graphs) == 1:
             subjects.append(replace(open_subject(str(each.artifact)), name=family))
         else:
-            subjects.append(Subject(family, partial(_inputs, session), module=module))
+            subjects.append(Subject(family, lambda batch: session.samples(range(batch)), module=module))
     rows: list[Row] = []
     for longer in range(TRIES):
         session.say(f"measuring {len(subjects)} models on {target}")
@@ -248,7 +244,8 @@ def _with_fp32(chains: Sequence[Chain]) -> list[Chain]:
 
 def teachers_folder(session: Session) -> Path | None:
     """Where the teacher is saved, if it is."""
-    places = (session.folder / TEACHER / "last", Path(session.recipe.teacher[0].model))
+    named = session.recipe.teacher[0].model
+    places = (session.folder / TEACHER / "last", *([Path(named)] if named else []))
     return next((place for place in places if is_saved(place)), None)
 
 
@@ -265,12 +262,8 @@ def _loaded(saved: Path, artifact: Path, trust_code: bool) -> nn.Module:
     return backed(load(saved, trust_code=trust_code).eval(), artifact)
 
 
-def _inputs(session: Session, batch: int) -> Batch:
-    return dict(without_answers(session.data.train.__getitems__(list(range(batch)))))
-
-
 def _sizes(session: Session, module: nn.Module, artifact: Path) -> Measures:
-    size = size_of(module, dict(without_answers(session.data.train.__getitems__([0]))), forward_of(module))
+    size = size_of(module, session.samples([0]), forward_of(module))
     files = sum(path.stat().st_size for path in artifact.glob("*.onnx*"))
     return {**size, "bytes": float(files)} if files else size
 

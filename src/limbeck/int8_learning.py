@@ -14,7 +14,7 @@ from limbeck.compress.artifacts import BATCH, rewrite_artifact
 from limbeck.compress.aware import Aware, quantization_aware
 from limbeck.deployed import Shipped, int8_settings, known_of
 from limbeck.files import read_json, write_json
-from limbeck.models import load, without_answers
+from limbeck.models import load
 from limbeck.models.forward import stack_of
 from limbeck.recipe import build_terms
 from limbeck.session import RECORD, Session, training_split
@@ -34,7 +34,7 @@ def rehearse_int8(session: Session, student: nn.Module) -> None:
     Raises:
         LimbeckError: it cannot be.
     """
-    example = _samples(session, [0, 1])
+    example = session.samples([0, 1])
     quantization_aware(student, example, calibration=[example], signals=_taps(session, student))
 
 
@@ -45,7 +45,7 @@ def learn_int8(session: Session, teacher: Teacher, shipped: Shipped) -> None:
     unit = f"{shipped.name}-{shipped.seed}"
     student = load(shipped.saved, trust_code=session.trust_code)
     aware = quantization_aware(
-        student, _samples(session, [0, 1]), calibration=_calibration(session), signals=_taps(session, student)
+        student, session.samples([0, 1]), calibration=_calibration(session), signals=_taps(session, student)
     )
     split = training_split(recipe, session.data, shipped.seed)
     steps = wanted.steps or max(1, steps_of(recipe.train, len(split)) // SHORTER)
@@ -68,9 +68,7 @@ def learn_int8(session: Session, teacher: Teacher, shipped: Shipped) -> None:
     assert shipped.chain is not None
     row = f"{shipped.name}, seed {shipped.seed}"
     about = {"int8": int8_settings(session, shipped.chain), "model": row}
-    rewrite_artifact(
-        shipped.fp32, shipped.artifact, shipped.saved, known_of(session), write, about, trust_code=session.trust_code
-    )
+    rewrite_artifact(shipped.fp32, shipped.artifact, shipped.saved, student, known_of(session), write, about)
     shutil.rmtree(session.folder / "work" / unit, ignore_errors=True)
 
 
@@ -86,8 +84,4 @@ def _calibration(session: Session) -> Iterator[Batch]:
     count, total = len(session.data.train), session.recipe.quantize.calibration
     places = torch.linspace(0, count - 1, min(total, count)).long().tolist()
     for start in range(0, len(places), BATCH):
-        yield _samples(session, places[start : start + BATCH])
-
-
-def _samples(session: Session, places: list[int]) -> Batch:
-    return dict(without_answers(session.data.train.__getitems__(places)))
+        yield session.samples(places[start : start + BATCH])

@@ -105,19 +105,19 @@ def _rehearsed(session: Session, taught: Taught, notes: list[str]) -> Session:
     if aware and processes().num_processes > 1:
         raise LimbeckError(f"compare: {aware[0].name} learns in one process; start it without accelerate launch")
     left_out: dict[str, str] = {}
-    models = [untrained_student(session, teacher)]
+    starts = {"student": untrained_student(session, teacher)}
     for chain in recipe.chains:
         try:
             if chain.of_teacher:
                 module_of(session, teacher)
-            models += rehearse_chain(session, teacher, chain)
+            rehearse_chain(session, teacher, chain, starts)
             if chain.int8 == AWARE:
-                rehearse_int8(session, models[0])
+                rehearse_int8(session, starts["student"])
         except LimbeckError as error:
             if recipe.compare != "all":
                 raise
             left_out[chain.name] = str(error)
-    rehearse_export(session, models)
+    rehearse_export(session, list(starts.values()))
     for why in dict.fromkeys(left_out.values()):
         line = f"left out: {', '.join(name for name, each in left_out.items() if each == why)}: {why}"
         notes.append(line)

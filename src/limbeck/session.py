@@ -20,7 +20,7 @@ from limbeck.distiller import Distiller
 from limbeck.errors import LimbeckError
 from limbeck.files import difference, read_json, staged_folder, write_json, write_text
 from limbeck.measures import Measure, measure_of
-from limbeck.models import ModelSpec, build, load, read_card, save
+from limbeck.models import ModelSpec, build, load, read_card, save, without_answers
 from limbeck.models.saved import is_saved
 from limbeck.processes import processes
 from limbeck.recipe import TEACHER_KEYS, Chain, ModelRecipe, Recipe, TeacherRecipe, build_terms
@@ -38,6 +38,7 @@ from limbeck.tasks import Opening, Say, Task, TaskData
 from limbeck.teachers import Ensemble, Live, Onnx, Stored, Teacher, as_teacher
 from limbeck.teachers.endpoint import is_endpoint
 from limbeck.training import TrainConfig, Trained, train
+from limbeck.types import Batch
 
 RECORD = "record.json"
 RECIPE = "recipe.yaml"
@@ -60,6 +61,10 @@ class Session:
     def chains(self) -> list[Chain]:
         """The rows that the recipe compares for shipping, but those that are `left_out`, as they cannot be made."""
         return [chain for chain in self.recipe.chains if chain.name not in self.left_out]
+
+    def samples(self, places: Sequence[int]) -> Batch:
+        """Training samples as they are, without augmentation and without their answers."""
+        return dict(without_answers(self.data.train.__getitems__(list(places))))
 
     @property
     def task(self) -> Task:

@@ -80,7 +80,7 @@ class Entry:
 def lineup(session: Session, teacher: Teacher, recipe: Recipe, setting: str = "") -> list[Entry]:
     """The entries of one setting, each after those that teach it: assistants, alone, distilled, later generations."""
     mentors = assistants(session, teacher, recipe, setting)
-    mentor = partial(_kept_teacher, session, mentors[-1].name) if mentors else partial(_same, teacher)
+    mentor = partial(_kept_teacher, session, mentors[-1].name) if mentors else partial(same_teacher, teacher)
     source = partial(mentor, 0)
     # A setting may change the student, whose size and speed are then others.
     family = "student" if recipe.student == session.recipe.student else setting_name("student", setting)
@@ -116,7 +116,7 @@ def assistants(session: Session, teacher: Teacher, recipe: Recipe, setting: str 
     entries: list[Entry] = []
     for number, wanted in enumerate(recipe.assistants, 1):
         name = setting_name(f"assistant-{number}", setting)
-        mentor = partial(_kept_teacher, session, entries[-1].name) if entries else partial(_same, teacher)
+        mentor = partial(_kept_teacher, session, entries[-1].name) if entries else partial(same_teacher, teacher)
         about = f"{wanted.model} learned from {entries[-1].name if entries else 'the teacher'}, to teach"
         entries.append(Entry(name, _as_student(recipe, wanted), mentor, partial(mentor, 0), family=name, about=about))
     return entries
@@ -134,7 +134,7 @@ def rehearse(session: Session, recipe: Recipe, teacher: Teacher) -> Teacher:
         assistant = session.build(wanted)
         distiller_of(assistant, teacher, recipe, split)
         teacher = Live(assistant, shortcuts=recipe.train.shortcuts)
-    source = partial(_same, teacher, 0)
+    source = partial(same_teacher, teacher, 0)
     student = build_student(session, recipe.student, source)
     distiller_of(student, teacher, recipe, split)
     if recipe.generations > 1:
@@ -271,7 +271,8 @@ def _as_student(recipe: Recipe, wanted: AssistantRecipe) -> Recipe:
     return recipe.model_copy(update={"student": student, "train": wanted.train or recipe.train, "seeds": 1})
 
 
-def _same(teacher: Teacher, _seed: int) -> Teacher:
+def same_teacher(teacher: Teacher, _seed: int) -> Teacher:
+    """Who teaches where every seed has the same teacher."""
     return teacher
 
 

@@ -15,14 +15,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limbeck.artifact import open_artifact
+from limbeck.artifact import open_artifact, read_artifact_card
 from limbeck.errors import LimbeckError
 from limbeck.fit import Budget, Fitted, fit
 from limbeck.fit.halving import halving
 from limbeck.fit.ladder import ladder, name_of
+from limbeck.models import load
 from limbeck.recipe import StudentRecipe, read_recipe
 from limbeck.session import Session, open_data, preview_teacher
 from limbeck.sources import load as load_data
+from limbeck.store import LabelStore
 
 SMALL = (
     "train.epochs=4",
@@ -138,7 +140,7 @@ def test_what_is_handed_over_keeps_the_budget_and_is_what_was_tested(fitted: Fit
 
 def test_candidates_learn_from_one_label_store(folder: Path, fitted: Fitted) -> None:
     assert fitted.artifact.is_dir()
-    assert (folder / "labels" / "manifest.json").is_file() or list((folder / "labels").iterdir())
+    assert LabelStore.open(folder / "labels").manifest.records >= len(load_data("digits").train)
 
 
 def test_the_artifacts_card_has_what_was_tested(fitted: Fitted) -> None:
@@ -195,5 +197,29 @@ def test_where_nothing_fits_it_says_what_comes_nearest_and_trains_nothing(tmp_pa
 def test_a_teacher_that_fits_is_a_candidate_without_training(folder: Path, fitted: Fitted, tmp_path: Path) -> None:
     place = Path(shutil.copytree(folder, tmp_path / "digits"))
     found, _ = go(place, Budget(bytes=10e6))
-    assert {each.role for each in found.tried if each.name == "teacher"} <= {"teacher", "chosen"}
-    assert next(each for each in found.tried if each.name == "teacher").value is not None
+    (teacher,) = (each for each in found.tried if each.name == "teacher")
+    assert teacher.role in ("teacher", "chosen")
+    assert teacher.value is not None
+    assert teacher.steps == 0
+
+
+def test_a_teacher_that_comes_ready_can_be_what_fits(folder: Path, fitted: Fitted, tmp_path: Path) -> None:
+    """It is saved nowhere by limbeck, and an export begins with a saved model."""
+    assert fitted.artifact.is_dir()
+    weights = tmp_path / "weights.pt"
+    torch.save(load(folder / "teacher" / "last").state_dict(), weights)
+    teacher = f"teacher={{model: conv-teacher, options: {{weights: {weights}}}}}"
+    changes = (teacher, "fit={students: [{model: conv-student}], prune: [], int8: false}")
+    found, _ = go(tmp_path / "run", Budget(bytes=10e6), *changes)
+    assert {each.name for each in found.tried} == {"conv-student", "teacher"}
+    assert all(each.value is not None for each in found.tried)
+
+
+def test_int8_is_written_again_where_it_is_wanted_otherwise(folder: Path, fitted: Fitted, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(folder, tmp_path / "digits"))
+    assert fitted.name.endswith("+int8")
+    found, said = go(place, Budget(bytes=40e3), "quantize.kind=dynamic")
+    int8 = next(each for each in (place / "fits" / "40-kB" / "artifacts").iterdir() if each.name.endswith("+int8"))
+    assert read_artifact_card(int8).about["int8"]["kind"] == "dynamic"
+    assert not any(line.startswith("costs were measured before") for line in said)
+    assert found.artifact.is_dir()

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
+from torch import nn
 
-from limbeck.artifact import ARTIFACT, ArtifactCard, read_artifact_card, write_artifact_card
+from limbeck.artifact import ARTIFACT, ArtifactCard, is_artifact, read_artifact_card, write_artifact_card
 from limbeck.artifact.card import check_files, checksum
 from limbeck.artifact.running import Graph
-from limbeck.compress.quantize import Kind, layers_of, quantize_onnx
+from limbeck.compress.quantize import Kind, layers_among, quantize_onnx
 from limbeck.errors import LimbeckError, nearest
 from limbeck.export import export
 from limbeck.export.checking import compare
@@ -39,7 +40,6 @@ def quantize_artifact(
     kind: Kind = "static",
     calibration: int = CALIBRATION,
     exclude: Collection[str] = (),
-    about: Mapping[str, Any] | None = None,
     row: str = "",
     trust_code: bool = False,
     say: Callable[[str], None] = lambda _line: None,
@@ -52,7 +52,6 @@ def quantize_artifact(
     Args:
         calibration: training samples from which `static` ranges are told.
         exclude: layers that stay fp32; names that this model does not have are those of others.
-        about: what the card says of int8; the arguments by default.
         row: what the results of its run call it, and its seed: `distilled+int8, seed 0`.
 
     Raises:
@@ -72,26 +71,34 @@ def quantize_artifact(
     def write(name: str, _outputs: tuple[str, ...], path: Path) -> None:
         say(f"int8: writing the {name}")
         calibrating, file = feeds[name] if kind == "static" else None, source / card.graphs[name].file
-        own = [layer for layer in layers_of(file) if layer in exclude]
-        quantize_onnx(file, path, kind=kind, calibration=calibrating, exclude=own)
+        quantize_onnx(file, path, kind=kind, calibration=calibrating, exclude=layers_among(file, exclude))
 
-    said = {"kind": kind, "calibration": calibration, "exclude": list(exclude)} if about is None else dict(about)
-    more = {"int8": said, **({"model": row} if row else {})}
-    return rewrite_artifact(source, to, folder, known, write, more, trust_code=trust_code)
+    about = {"int8": int8_said(kind, calibration, exclude), **({"model": row} if row else {})}
+    return rewrite_artifact(source, to, folder, model, known, write, about)
+
+
+def int8_said(kind: str, calibration: int, exclude: Collection[str]) -> dict[str, Any]:
+    """What the card of an int8 artifact says of how it was written, under `int8` of `about`."""
+    return {"kind": kind, "calibration": calibration, "exclude": list(exclude)}
+
+
+def is_written(artifact: Path, said: Mapping[str, Any]) -> bool:
+    """Whether an int8 artifact is there, and was written so."""
+    return is_artifact(artifact) and read_artifact_card(artifact).about.get("int8") == said
 
 
 def rewrite_artifact(
     source: Path,
     to: Path,
     folder: Path,
+    model: nn.Module,
     known: Known,
     write: Callable[[str, tuple[str, ...], Path], None],
     about: Mapping[str, Any],
-    *,
-    trust_code: bool = False,
 ) -> ArtifactCard:
-    """Makes an int8 artifact in `to` of the fp32 one in `source`, its graphs being what `write` writes, given a graph's
-    name, its outputs and the path; `about` is added to what its card says of where it comes from.
+    """Makes an int8 artifact in `to` of the fp32 one in `source`, exported of `model`, which was loaded from `folder`.
+    Its graphs are what `write` writes, given a graph's name, its outputs and the path; `about` is added to what its
+    card says of where it comes from.
 
     Raises:
         LimbeckError: `source` is no artifact in fp32, or what is at `to` must not be replaced.
@@ -110,7 +117,7 @@ def rewrite_artifact(
         smaller = {
             name: Graph(staging / each.file, each, batch=card.batch, threads=1) for name, each in card.graphs.items()
         }
-        plan = plan_of(load(folder, trust_code=trust_code), read_card(folder), known)
+        plan = plan_of(model, read_card(folder), known)
         made = replace(
             card,
             precision="int8",

@@ -89,6 +89,11 @@ def layers_of(source: str | Path) -> dict[str, str]:
         return layers_of_prepared(model)
 
 
+def layers_among(source: str | Path, names: Collection[str]) -> list[str]:
+    """Those of `names`, which are of several models, that are layers of the model at `source`."""
+    return [name for name in layers_of(source) if name in names] if names else []
+
+
 def write_quantized(
     model: Path,
     target: Path,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.artifact import ArtifactCard, read_artifact_card
+from limbeck.artifact import read_artifact_card
 from limbeck.artifact.card import check_files
 from limbeck.artifact.running import Graph
 from limbeck.errors import LimbeckError
@@ -29,16 +29,16 @@ def backed(model: nn.Module, folder: Path, *, threads: int | None = None) -> nn.
         raise LimbeckError(f"{folder}: an artifact of several graphs is run step by step, and is not measured so")
     (graph,) = card.graphs.values()
     run = Graph(folder / graph.file, graph, batch=card.batch, threads=threads)
-    return (_OfTexts if card.tokens is not None else _OfPictures)(model, run, card)
+    return (_OfTexts if card.tokens is not None else _OfPictures)(model, run)
 
 
 class _Backed(nn.Module):
     """What is not the graph's is the model's: an attribute that is missing here is looked for there."""
 
-    def __init__(self, model: nn.Module, run: Graph, card: ArtifactCard) -> None:
+    def __init__(self, model: nn.Module, run: Graph) -> None:
         super().__init__()
         object.__setattr__(self, "_model", unwrapped(model))  # no submodule: its weights are not run
-        self._run, self._card = run, card
+        self._run = run
 
     def __getattr__(self, name: str) -> Any:
         if name == "_model":

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from limbeck.artifact import ARTIFACT, ArtifactCard, Parity, is_artifact, write_artifact_card
+from limbeck.artifact import ARTIFACT, ArtifactCard, GraphCard, Parity, is_artifact, write_artifact_card
 from limbeck.artifact.card import TOKENIZER, checksum
 from limbeck.artifact.running import Graph
 from limbeck.errors import LimbeckError
@@ -20,7 +20,7 @@ from limbeck.export import boxes, pictures, texts
 from limbeck.export.checking import compare, refuse
 from limbeck.export.data import Known, open_data
 from limbeck.export.graphs import need_libraries, write_graph
-from limbeck.export.others import in_batches_of, known_kinds, write_other
+from limbeck.export.others import known_kinds, one_at_a_time, write_other
 from limbeck.export.plans import Plan
 from limbeck.export.readme import README, model_card
 from limbeck.files import staged_folder, write_text
@@ -169,7 +169,7 @@ def _with_others(
             say(f"exporting the {part.name} for {kind}")
             onnx = staging / made.graphs[part.name].file
             run, files = write_other(kind, part, example, onnx, static=made.batch is not None, longest=longest)
-            runs[part.name] = in_batches_of(run, made.batch)
+            runs[part.name] = run if made.batch is None else one_at_a_time(run)
             written += [path.name for path in files]
             with torch.no_grad():
                 example |= part(example)
@@ -178,19 +178,29 @@ def _with_others(
     return replace(made, others=tuple(written), sha256={**made.sha256, **sums})
 
 
-def _tried(plan: Plan, staging: Path, batch: int | None, samples: int, say: Say) -> tuple[dict[str, Any], Parity]:
-    """The graphs' cards and how near they are to the model. Raises LimbeckError where that is not near enough."""
+def write_parts(plan: Plan, folder: Path, *, static: bool, say: Say = lambda _line: None) -> dict[str, GraphCard]:
+    """Writes a plan's graphs into `folder`, for one sample at a time or batches of any size; what they take and give.
+
+    Raises:
+        LimbeckError: one of them cannot be written, or there is one sample alone.
+    """
     # Dimensions of 1 would be taken for fixed.
-    places = [0] if batch is not None else list(range(min(3, plan.count)))
-    if batch is None and len(places) < 2:
+    places = [0] if static else list(range(min(3, plan.count)))
+    if not static and len(places) < 2:
         raise LimbeckError(f"{plan.data}: expected at least 2 samples, got {plan.count}; name other data with --data")
-    example, cards, graphs = dict(plan.take(places)), {}, {}
+    example, cards = dict(plan.take(places)), {}
     for part in plan.parts:
         say(f"exporting the {part.name}")
-        path = staging / f"{part.name}.onnx"
-        cards[part.name] = write_graph(part, example, path, static=batch is not None)
-        graphs[part.name] = Graph(path, cards[part.name], batch=batch, threads=1)
-        example |= part(example)
+        cards[part.name] = write_graph(part, example, folder / f"{part.name}.onnx", static=static)
+        with torch.no_grad():
+            example |= part(example)
+    return cards
+
+
+def _tried(plan: Plan, staging: Path, batch: int | None, samples: int, say: Say) -> tuple[dict[str, Any], Parity]:
+    """The graphs' cards and how near they are to the model. Raises LimbeckError where that is not near enough."""
+    cards = write_parts(plan, staging, static=batch is not None, say=say)
+    graphs = {name: Graph(staging / each.file, each, batch=batch, threads=1) for name, each in cards.items()}
     say(f"comparing it with PyTorch on {plan.data}")
     parity = compare(plan, graphs, samples)
     refuse(parity, str(plan.data))

@@ -103,20 +103,15 @@ def _executorch(part: Part, example: Batch, onnx: Path, longest: int | None) -> 
         found = method.execute([torch.from_numpy(arrays[name]) for name in part.inputs])
         return {name: each.numpy().copy() for name, each in zip(part.outputs, found, strict=True)}
 
-    return in_batches_of(one, 1), [path]
+    return one_at_a_time(one), [path]
 
 
-def in_batches_of(run: Run, batch: int | None) -> Run:
-    """A graph that takes batches of one size alone, run piece by piece; as it is where it takes any."""
-    if batch is None:
-        return run
+def one_at_a_time(run: Run) -> Run:
+    """A graph that takes one sample, run on each of a batch."""
 
-    def pieces(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def each_alone(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         count = len(next(iter(arrays.values())))
-        parts = [
-            run({name: each[start : start + batch] for name, each in arrays.items()})
-            for start in range(0, count, batch)
-        ]
+        parts = [run({name: each[at : at + 1] for name, each in arrays.items()}) for at in range(count)]
         return {name: np.concatenate([each[name] for each in parts]) for name in parts[0]}
 
-    return pieces
+    return each_alone

@@ -9,7 +9,7 @@ from typing import Any
 
 from limbeck.artifact import is_artifact
 from limbeck.bench import Target
-from limbeck.compress.artifacts import quantize_artifact
+from limbeck.compress.artifacts import int8_said, is_written, quantize_artifact
 from limbeck.deployed import known_of, teachers_folder
 from limbeck.errors import LimbeckError
 from limbeck.export import export
@@ -56,9 +56,7 @@ def finals(
             continue
         if rung.is_teacher:
             saved = teachers_folder(session)
-            if saved is None:
-                session.say("the teacher itself would fit, but is saved nowhere, and is left out")
-                continue
+            assert saved is not None  # see `keep_teacher`
         else:
             values[name], steps[name] = learned(session, teacher, rung, whole), whole
             saved = place_of(session.folder, f"{name}-{whole}", 0) / "last"
@@ -101,11 +99,12 @@ def exported(session: Session, saved: Path, variants: Sequence[Measured], place:
     for each in variants:
         if each.precision == INT8:
             folders[each.name] = place / "artifacts" / each.name
-            if not is_artifact(folders[each.name]):
+            wanted = recipe.quantize
+            if not is_written(folders[each.name], int8_said(wanted.kind, wanted.calibration, wanted.exclude)):
                 session.say(f"writing {each.name}")
                 quantize_artifact(
-                    fp32, folders[each.name], saved, known, kind=recipe.quantize.kind, row=f"{each.name}, seed 0",
-                    calibration=recipe.quantize.calibration, exclude=recipe.quantize.exclude,
+                    fp32, folders[each.name], saved, known, kind=wanted.kind, row=f"{each.name}, seed 0",
+                    calibration=wanted.calibration, exclude=wanted.exclude,
                     trust_code=session.trust_code,
                 )  # fmt: skip
     timed = {name: path for name, path in folders.items() if len(list(path.glob("*.onnx"))) == 1}

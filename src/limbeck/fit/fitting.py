@@ -14,6 +14,7 @@ from torch import nn
 from limbeck.bench.machine import processor
 from limbeck.chains import module_of
 from limbeck.compare import Candidate, measure, versions
+from limbeck.deployed import keep_teacher
 from limbeck.errors import LimbeckError
 from limbeck.export.backed import backed
 from limbeck.export.readme import write_model_card
@@ -22,9 +23,9 @@ from limbeck.fit import telling
 from limbeck.fit.budget import Budget
 from limbeck.fit.finals import Final, finals
 from limbeck.fit.halving import halving
-from limbeck.fit.ladder import Rung, check_students, ladder
+from limbeck.fit.ladder import Rung, check_students, ladder, untrained
 from limbeck.fit.learning import announce, halved
-from limbeck.fit.measuring import FP32, INT8, Measured, as_json, measure_ladder, untrained
+from limbeck.fit.measuring import FP32, INT8, Measured, as_json, measure_ladder
 from limbeck.models import load
 from limbeck.processes import processes
 from limbeck.recipe import Recipe, build_terms
@@ -109,6 +110,8 @@ def fit(recipe: Recipe, folder: Path, budget: Budget, *, trust_code: bool = Fals
     if plain.teacher[0].store is not None and plain.teacher[0].model:
         label_recipe(plain, folder, trust_code=trust_code, say=say)
     taught = open_teacher(session)
+    if any(rungs[each.rung].is_teacher for each in within.values()):
+        keep_teacher(session, taught.teacher)
     values, steps = halved(session, taught.teacher, chosen, plan)
     ranking = sorted(values, key=lambda name: (steps[name], session.selected.rank(values[name])), reverse=True)
     best, others = finals(session, taught.teacher, rungs, within, ranking, values, steps, budget, place)

@@ -3,7 +3,6 @@ cut down."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import inspect
 import re
@@ -12,19 +11,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
-from limbeck.chains import module_of
+from limbeck.chains import copy_of_teacher
 from limbeck.compress import prune
 from limbeck.errors import LimbeckError
-from limbeck.models import without_answers
 from limbeck.models.builtin import BUILT_IN, TEXT_MODELS
 from limbeck.models.forward import unwrapped
 from limbeck.models.huggingface import is_transformers
 from limbeck.models.iresnet import BLOCKS
 from limbeck.models.resolution import RESOLUTION
-from limbeck.recipe import Recipe, StudentRecipe
+from limbeck.recipe import ModelRecipe, Recipe, StudentRecipe
 from limbeck.session import Session
+from limbeck.students import build_student
 from limbeck.teachers import Teacher
 
 TEACHER = "teacher"
@@ -78,7 +78,7 @@ def ladder(session: Session, teacher: Teacher) -> list[Rung]:
     """The rungs of a recipe: those of its `fit.students` where it names some, else what follows from its student and
     its teacher. Whether they can be built is not known yet."""
     recipe = session.recipe
-    students = recipe.fit.students or [recipe.student, *_kin(recipe, session, teacher)]
+    students = recipe.fit.students or [recipe.student, *_kin(session, teacher)]
     rungs, seen = [], set()
     for student in students:
         name = name_of(student)
@@ -101,32 +101,36 @@ def name_of(student: StudentRecipe) -> str:
     return f"{name[:LONGEST]}-{hashlib.sha256(student.model_dump_json().encode()).hexdigest()[:6]}"
 
 
-def build_rung(session: Session, teacher: Teacher, rung: Rung, built: nn.Module | None = None) -> nn.Module:
-    """A rung's model before training; `built` is a student's where it was built already.
+def untrained(session: Session, teacher: Teacher, rung: Rung) -> nn.Module:
+    """A rung's model before training.
 
     Raises:
         LimbeckError: it cannot be made.
     """
     if rung.student is not None:
-        assert built is not None
-        return built
-    model = copy.deepcopy(module_of(session, teacher)).cpu()
+        with torch.random.fork_rng():
+            return build_student(session, rung.student, lambda: teacher)
+    model = copy_of_teacher(session, teacher)
     if rung.is_teacher:
         return model
-    wanted, example = session.recipe.prune, dict(without_answers(session.data.train.__getitems__([0, 1])))
+    wanted = session.recipe.prune
     by = wanted.by if wanted.by != "taylor" else "magnitude"
-    return prune(
-        model, example, by=by, flops=rung.share, scope=wanted.scope, keep=wanted.keep, round_to=wanted.round_to
-    ).module
+    options: dict[str, Any] = {"scope": wanted.scope, "keep": wanted.keep, "round_to": wanted.round_to}
+    return prune(model, session.samples([0, 1]), by=by, flops=rung.share, **options).module
+
+
+def wanted_of(session: Session, rung: Rung) -> ModelRecipe:
+    """What builds a rung's model again."""
+    return rung.student if rung.student is not None else session.recipe.teacher[0]
 
 
 def _text(value: Any) -> str:
     return "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _kin(recipe: Recipe, session: Session, teacher: Teacher) -> Iterator[StudentRecipe]:
+def _kin(session: Session, teacher: Teacher) -> Iterator[StudentRecipe]:
     """Students like the recipe's own."""
-    own = recipe.student
+    own = session.recipe.student
     if own.source is not None:
         yield from _smaller_teachers(own, teacher)
         return

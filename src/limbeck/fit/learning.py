@@ -13,10 +13,9 @@ from limbeck.errors import LimbeckError
 from limbeck.files import read_json
 from limbeck.fit.budget import Budget
 from limbeck.fit.halving import Round
-from limbeck.fit.ladder import Rung, build_rung
-from limbeck.fit.measuring import untrained
+from limbeck.fit.ladder import Rung, untrained, wanted_of
 from limbeck.session import RECORD, Session, Taught, training_split
-from limbeck.students import Entry, distiller_of, place_of, train_all
+from limbeck.students import Entry, distiller_of, place_of, same_teacher, train_all
 from limbeck.teachers import Teacher
 
 
@@ -88,16 +87,11 @@ def entry_of(session: Session, teacher: Teacher, rung: Rung, steps: int, *, alon
     train = replace(recipe.train, steps=steps)
     recipe = recipe.model_copy(update={"student": rung.student or recipe.student, "train": train})
     start = None if rung.student is not None else partial(_started, session, teacher, rung)
-    same = partial(_always, teacher)
-    wanted = None if rung.student is not None else session.recipe.teacher[0]
+    same = partial(same_teacher, teacher)
     name = f"{rung.name}{'-alone' if alone else ''}-{steps}"
     taught = None if alone else same
-    return Entry(name, recipe, taught, partial(same, 0), family=rung.name, start=start, wanted=wanted)
+    return Entry(name, recipe, taught, partial(same, 0), family=rung.name, start=start, wanted=wanted_of(session, rung))
 
 
 def _started(session: Session, teacher: Teacher, rung: Rung, _seed: int) -> nn.Module:
-    return build_rung(session, teacher, rung)
-
-
-def _always(teacher: Teacher, _seed: int) -> Teacher:
-    return teacher
+    return untrained(session, teacher, rung)

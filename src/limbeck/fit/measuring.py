@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from tqdm import tqdm
 
@@ -16,18 +15,16 @@ from limbeck.bench import Target, bench, open_subject
 from limbeck.bench.inputs import LENGTH
 from limbeck.bench.subjects import Asked, revive
 from limbeck.compress import quantize_onnx
+from limbeck.compress.quantize import layers_among
 from limbeck.deployed import known_of
 from limbeck.errors import LimbeckError
-from limbeck.export.exporting import plan_of
-from limbeck.export.graphs import write_graph
+from limbeck.export.exporting import plan_of, write_parts
 from limbeck.export.plans import Plan
 from limbeck.fit.budget import Budget
-from limbeck.fit.ladder import Rung, build_rung
+from limbeck.fit.ladder import Rung, untrained, wanted_of
 from limbeck.metrics import size_of
-from limbeck.models import forward_of, read_card, without_answers
-from limbeck.recipe import TeacherRecipe
+from limbeck.models import forward_of, read_card
 from limbeck.session import Session
-from limbeck.students import build_student
 from limbeck.teachers import Teacher
 
 FP32, INT8 = "fp32", "int8"
@@ -116,24 +113,24 @@ def _drafted(session: Session, teacher: Teacher, rung: Rung, place: Path) -> Ite
     try:
         module = untrained(session, teacher, rung)
         revive(module)
-        size = size_of(module, _one(session), forward_of(module))
+        size = size_of(module, session.samples([0]), forward_of(module))
         cost = {"flops": size["flops"], "parameters": size["parameters"]}
         plan = _plan(session, rung, module, place / "saved")
         files = _written(plan, place)
-    except (LimbeckError, RuntimeError, ValueError, AssertionError, IndexError) as error:
+    except (LimbeckError, RuntimeError, ValueError, AssertionError, IndexError) as error:  # of sizes that do not fit
         lines = str(error).strip().splitlines() or [type(error).__name__]
         yield Measured(rung.name, FP32, refused=f"cannot be built or exported: {lines[0]}"), None
         return
-    cost["bytes"] = float(sum(path.stat().st_size for path in files.values()))
-    single = next(iter(files.values())) if len(files) == 1 else None
+    cost["bytes"] = float(sum(path.stat().st_size for path in files))
+    single = files[0] if len(files) == 1 else None
     why = "" if single is not None else "is written in several graphs, token by token, which have no one latency"
     yield Measured(rung.name, FP32, cost, why), single
     if single is None or not session.recipe.fit.int8:
         return
-    small = place / "int8.onnx"
+    small, wanted = place / "int8.onnx", session.recipe.quantize
     try:
         quantize_onnx(
-            single, small, kind=session.recipe.quantize.kind, exclude=session.recipe.quantize.exclude,
+            single, small, kind=wanted.kind, exclude=layers_among(single, wanted.exclude),
             calibration=list(_feeds(plan)),
         )  # fmt: skip
     except LimbeckError as error:
@@ -142,41 +139,18 @@ def _drafted(session: Session, teacher: Teacher, rung: Rung, place: Path) -> Ite
     yield Measured(rung.name, INT8, {**cost, "bytes": float(small.stat().st_size)}), small
 
 
-def untrained(session: Session, teacher: Teacher, rung: Rung) -> nn.Module:
-    """A rung's model before training."""
-    built = None
-    if rung.student is not None:
-        with torch.random.fork_rng():
-            built = build_student(session, rung.student, lambda: teacher)
-    return build_rung(session, teacher, rung, built)
-
-
-def wanted_of(session: Session, rung: Rung) -> Any:
-    """What builds a rung's model again."""
-    teacher: TeacherRecipe = session.recipe.teacher[0]
-    return rung.student if rung.student is not None else teacher
-
-
 def _plan(session: Session, rung: Rung, module: nn.Module, place: Path) -> Plan:
     session.write_model(place, wanted_of(session, rung), module, rung.name)
     return plan_of(module.eval(), read_card(place), known_of(session), session.data.train)
 
 
-def _written(plan: Plan, place: Path) -> dict[str, Path]:
+def _written(plan: Plan, place: Path) -> list[Path]:
     """The plan's graphs as files, for batches of any size where that goes."""
-    for static in (False, True):
-        example, files = dict(plan.take([0] if static else [0, 1])), {}
-        try:
-            for part in plan.parts:
-                files[part.name] = place / f"{part.name}.onnx"
-                write_graph(part, example, files[part.name], static=static)
-                with torch.no_grad():
-                    example |= part(example)
-            return files
-        except LimbeckError:
-            if static:
-                raise
-    raise AssertionError
+    try:
+        cards = write_parts(plan, place, static=False)
+    except LimbeckError:
+        cards = write_parts(plan, place, static=True)
+    return [place / card.file for card in cards.values()]
 
 
 def _feeds(plan: Plan) -> Iterator[dict[str, Any]]:
@@ -184,7 +158,3 @@ def _feeds(plan: Plan) -> Iterator[dict[str, Any]]:
     for place in range(min(CALIBRATION, plan.count)):
         given = plan.take([place])
         yield {name: given[name].numpy() for name in part.inputs}
-
-
-def _one(session: Session) -> dict[str, Any]:
-    return dict(without_answers(session.data.train.__getitems__([0])))

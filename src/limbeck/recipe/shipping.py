@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from limbeck.bench.targets import PYTORCH, Target
-from limbeck.compress.importance import CRITERIA, Criterion
+from limbeck.compress.importance import Criterion
 from limbeck.errors import LimbeckError, nearest
 from limbeck.recipe.parts import Strict, StudentRecipe
 
@@ -49,8 +49,6 @@ class PruneRecipe(Strict):
             raise ValueError(f"prune: {' and '.join(given)} are different targets; give one")
         if self.rounds > 1 and self.latency is not None:
             raise ValueError("prune: rounds with a latency cannot be planned; give a ratio or a share of FLOPs")
-        if self.by not in CRITERIA:
-            raise ValueError(f"prune.by: unknown criterion {self.by!r}{nearest(self.by, CRITERIA)}")
         return self
 
 

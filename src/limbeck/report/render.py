@@ -111,11 +111,12 @@ def render(results: Results, folder: Path) -> str:
         "recipe": _yaml(results),
         "versions": results.versions,
     }
-    page = _environment().get_template("template.html.j2")
+    page = page_environment().get_template("template.html.j2")
     return page.render(context)
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """Templates of this folder, in which figures lie inline, each with ids of its own."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 
 from limbeck.files import write_text
 from limbeck.measures import Measure
+from limbeck.report.render import page_environment
 from limbeck.report.svg import ALONE, DISTILLED, INK, TEACHER, WIDE, Picture, draw, logarithmic
 from limbeck.report.table import MISSING, bytes_text, scaled, time_text
 from limbeck.report.tradeoffs import on_front
@@ -60,14 +59,8 @@ class FitPage:
 
 def write_fit(page: FitPage, path: Path) -> None:
     """Writes the page to `path`, one HTML file that opens offline."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    # Safe as markup: matplotlib made it and escapes the text it was given.
-    environment.filters["inline"] = lambda picture: Markup(picture.svg)
     lines = [(each, *cells(each, page.measure)) for each in page.tried]
-    template = environment.get_template("fit.html.j2")
+    template = page_environment().get_template("fit.html.j2")
     write_text(path, template.render(page=page, lines=lines, pictures=figures(page)))
 
 
