@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -192,6 +193,22 @@ def test_where_nothing_fits_it_says_what_comes_nearest_and_trains_nothing(tmp_pa
     assert "fit.students" in str(error.value)
     assert not (tmp_path / "run" / "models").exists()
     assert not (tmp_path / "run" / "teacher").exists()
+
+
+def test_where_nothing_can_be_measured_it_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: object, **__: object) -> None:
+        raise LimbeckError("the exporter is out of order")
+
+    monkeypatch.setattr("limbeck.fit.measuring.write_parts", refuses)
+    with pytest.raises(LimbeckError, match="conv-student: cannot be built or exported: the exporter is out of order"):
+        go(tmp_path / "run", Budget(bytes=1e6))
+
+
+def test_without_what_writes_files_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(LimbeckError, match=r"limbeck\[onnx\]"):
+        go(tmp_path / "run", Budget(bytes=1e6))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_teacher_that_fits_is_a_candidate_without_training(folder: Path, fitted: Fitted, tmp_path: Path) -> None:

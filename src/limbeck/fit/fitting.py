@@ -17,6 +17,7 @@ from limbeck.compare import Candidate, measure, versions
 from limbeck.deployed import keep_teacher
 from limbeck.errors import LimbeckError
 from limbeck.export.backed import backed
+from limbeck.export.graphs import need_libraries
 from limbeck.export.readme import write_model_card
 from limbeck.files import read_json, write_json
 from limbeck.fit import telling
@@ -86,6 +87,7 @@ def fit(recipe: Recipe, folder: Path, budget: Budget, *, trust_code: bool = Fals
     """
     if processes().num_processes > 1:
         raise LimbeckError("limbeck fit measures and trains in one process; start it without accelerate launch")
+    need_libraries()
     check_students(recipe)
     if len(recipe.teacher) > 1:
         raise LimbeckError("fit: the recipe has several teachers; name one")
@@ -171,9 +173,9 @@ def _measured(session: Session, teacher: Teacher, rungs: Sequence[Rung]) -> list
 
 def _nothing_fits(found: Sequence[Measured], budget: Budget, on: str) -> str:
     known = sorted((each for each in found if each.cost), key=lambda each: budget.over(each.cost))
-    near = "; ".join(f"{each.name}: {each.why_not(budget)}" for each in known[:3])
+    near = "; ".join(f"{each.name}: {each.why_not(budget)}" for each in known[:3] or found[:3])
     return (
-        f"nothing fits {budget} on {on}. Of {len(found)} candidates these come nearest: {near or 'none was measured'}. "
+        f"nothing fits {budget} on {on}. Of {len(found)} candidates these come nearest: {near}. "
         "Raise the budget, or name smaller models in fit.students"
     )
 
